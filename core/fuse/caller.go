@@ -1,0 +1,17 @@
+package fuse
+
+import "context"
+
+type callerKey struct{}
+
+// CallerOf answers who made the request that ctx belongs to; ok is false for a
+// context that no Server made.
+func CallerOf(ctx context.Context) (c Caller, ok bool) {
+	c, ok = ctx.Value(callerKey{}).(Caller)
+	return c, ok
+}
+
+// WithCaller is ctx with a caller, for work done on somebody's behalf outside a request.
+func WithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
