@@ -32,7 +32,9 @@ type Volume interface {
 	Features() Features
 	// Lookup finds name ("." and ".." are never asked) in dir; ENOENT where absent.
 	Lookup(ctx context.Context, dir Node, name string) (Node, Attr, error)
-	// Forget says that no more calls will name n.
+	// Forget gives back one reference to n. Each Node answered by Lookup,
+	// Create, Mkdir, Symlink, Mknod or in a DirEntry counts one, also where an
+	// equal Node was answered before. After the last, no more calls name n.
 	Forget(n Node)
 	// Getattr reads attributes from the server; h, if not nil, is an open handle of n.
 	Getattr(ctx context.Context, n Node, h Handle) (Attr, error)
