@@ -5,8 +5,8 @@
 //
 // Needed from Debian: the package samba (4.17 or newer) with what it depends
 // on. smbd may also lie in a tree unpacked with dpkg -x (Options.Root): then
-// its private libraries are found through LD_LIBRARY_PATH. No other program
-// of Samba's is called.
+// its libraries are found through LD_LIBRARY_PATH, and Packages are enough.
+// No other program of Samba's is called.
 package smbtest
 
 import (
@@ -26,6 +26,13 @@ import (
 	"testing"
 	"time"
 )
+
+// Packages are what smbd of Debian 12 loads beyond an installed minimal system.
+var Packages = []string{
+	"samba", "samba-libs", "libwbclient0", "libldb2", "libtalloc2", "libtdb1", "libtevent0", "libpopt0", "libicu72",
+	"libjansson4", "libldap-2.5-0", "libsasl2-2", "libavahi-client3", "libavahi-common3", "libdbus-1-3", "libcups2",
+	"libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libkeyutils1", "libbsd0", "liblmdb0",
+}
 
 // Options of a server. The zero value is good.
 type Options struct {
