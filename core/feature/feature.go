@@ -1,15 +1,61 @@
-// Package feature lets tests pretend that the host lacks something, so that
-// every fallback is walked: LX_FORCE_MISSING=name,name in the environment.
+// Package feature names the kernel features that lx can do without, and lets
+// tests pretend that they are missing.
 package feature
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 )
 
-// Missing reports whether the environment says that the named feature is to be
-// treated as absent. Probes of the real kernel come after it.
-func Missing(name string) bool {
-	return slices.Contains(strings.Split(os.Getenv("LX_FORCE_MISSING"), ","), name)
+// Name is a feature newer than the kernel floor (5.19). It is probed where it
+// is used, never inferred from the kernel's version.
+type Name string
+
+const (
+	WaitKillable  Name = "wait-killable"  // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 5.19
+	SyncWakeup    Name = "sync-wakeup"    // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, 6.6
+	PidfdThread   Name = "pidfd-thread"   // pidfd_open(PIDFD_THREAD), 6.9
+	PidfdFdinfo   Name = "pidfd-fdinfo"   // a pidfd's own file system and PIDFD_GET_INFO, 6.13
+	FuseResend    Name = "fuse-resend"    // FUSE_NOTIFY_RESEND, 6.9
+	UmountForce   Name = "umount-force"   // umount -f by the superblock's owner, 6.15
+	AsyncFlush    Name = "async-flush"    // FLUSH at exit that does not block it, 6.2
+	FuseWriteback Name = "fuse-writeback" // FUSE_WRITEBACK_CACHE
+	NewMountAPI   Name = "new-mount-api"  // fsopen and kin seen by guests
+)
+
+// All are the features that can be forced missing.
+var All = []Name{WaitKillable, SyncWakeup, PidfdThread, PidfdFdinfo, FuseResend,
+	UmountForce, AsyncFlush, FuseWriteback, NewMountAPI}
+
+// Env is the variable that lists, separated by commas, what to take as missing.
+const Env = "LX_FORCE_MISSING"
+
+var forced = sync.OnceValue(func() []Name { return split(os.Getenv(Env)) })
+
+// Missing says whether n must be taken as missing because LX_FORCE_MISSING says so.
+// When it is false the caller still has to probe.
+func Missing(n Name) bool { return slices.Contains(forced(), n) }
+
+// Check reports names in LX_FORCE_MISSING that no feature has.
+func Check() error { return check(forced()) }
+
+func check(names []Name) error {
+	for _, n := range names {
+		if !slices.Contains(All, n) {
+			return fmt.Errorf("%s names %q: expected some of %v", Env, n, All)
+		}
+	}
+	return nil
+}
+
+func split(s string) (names []Name) {
+	for n := range strings.SplitSeq(s, ",") {
+		if n = strings.TrimSpace(n); n != "" {
+			names = append(names, Name(n))
+		}
+	}
+	return names
 }

@@ -1,0 +1,96 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/feature"
+)
+
+// GetFD makes our own descriptor (close-on-exec, the caller's to close) of
+// the thread's fd: EBADF when it has none (pidfd_getfd(2)).
+func (t Thread) GetFD(fd int) (int, error) {
+	pidfd, err := t.pidfd()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(pidfd)
+	ours, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot take descriptor %d of the caller: %w", fd, err)
+	}
+	return ours, nil
+}
+
+// pidfd names the thread itself where the kernel can; else its process, whose
+// descriptors the thread shares unless it was made otherwise (CLONE_FILES).
+func (t Thread) pidfd() (int, error) {
+	if !feature.Missing(feature.PidfdThread) {
+		fd, err := unix.PidfdOpen(t.TID, unix.PIDFD_THREAD)
+		if err == nil {
+			return fd, nil
+		} else if !errors.Is(err, unix.EINVAL) {
+			return -1, fmt.Errorf("cannot open thread %d: %w", t.TID, err)
+		}
+	}
+	return t.processFD(0)
+}
+
+func (t Thread) processFD(flags int) (int, error) {
+	s, err := t.Status()
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.PidfdOpen(s.TGID, flags)
+	if err != nil {
+		return -1, fmt.Errorf("cannot open process %d: %w", s.TGID, err)
+	}
+	return fd, nil
+}
+
+// SameFile says whether the thread's descriptor theirs and our descriptor
+// ours are one open file description (kcmp(2)).
+func (t Thread) SameFile(theirs, ours int) (bool, error) {
+	const file = 0 // KCMP_FILE
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(t.TID), uintptr(unix.Getpid()), file, uintptr(theirs), uintptr(ours), 0)
+	if errno != 0 {
+		return false, fmt.Errorf("cannot compare descriptor %d of the caller: %w", theirs, errno)
+	}
+	return order == 0, nil
+}
+
+// Exit answers a channel that is closed when the thread's process has ended.
+// When ctx ends first the channel stays open for ever and nothing is held.
+func (t Thread) Exit(ctx context.Context) (<-chan struct{}, error) {
+	fd, err := t.processFD(unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	conn, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot watch process of thread %d: %w", t.TID, err)
+	}
+	exited := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	go func() {
+		ended := false
+		err := conn.Read(func(fd uintptr) bool {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(p, 0)
+			ended = err == nil && n > 0
+			return ended
+		})
+		if err == nil && ended {
+			close(exited)
+		}
+		stop()
+		f.Close()
+	}()
+	return exited, nil
+}
