@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxbridge/lx/core/env"
+)
+
+func newLog() *cobra.Command {
+	var follow bool
+	name := hostEnv
+	cmd := &cobra.Command{
+		Use:     "log [-f]",
+		Short:   "Show what lx says of mounts and failures",
+		Example: "  lx log\n  lx log -f",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkName(name); err != nil {
+				return usageError{err}
+			}
+			dirs, err := env.UserDirs()
+			if err != nil {
+				return err
+			}
+			return showLog(cmd.Context(), cmd.OutOrStdout(), dirs.Log(name), follow)
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what is added")
+	cmd.Flags().StringVarP(&name, "environment", "d", name, "whose log")
+	return cmd
+}
+
+// showLog copies the log, and with follow goes on until ctx ends.
+func showLog(ctx context.Context, w io.Writer, path string, follow bool) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.New("cannot show the log: nothing has run yet")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot show the log: %w", err)
+	}
+	defer func() { f.Close() }()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := io.Copy(w, f); err != nil {
+			return fmt.Errorf("cannot show the log: %w", err)
+		}
+		if !follow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		// A new start may have begun a new file.
+		if now, err := os.Stat(path); err == nil {
+			if old, err := f.Stat(); err == nil && !os.SameFile(now, old) {
+				next, err := os.Open(path)
+				if err != nil {
+					return fmt.Errorf("cannot show the log: %w", err)
+				}
+				f.Close()
+				f = next
+			}
+		}
+	}
+}

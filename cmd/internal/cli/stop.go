@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxbridge/lx/core/env"
+)
+
+func newStop() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop [ENVIRONMENT]",
+		Short: "End an environment: its processes, then its mounts",
+		Long: `stop ends the environment (by default "host"). Its processes get SIGTERM, and after
+five seconds SIGKILL; what was written to its mounts is brought to the servers, or
+the failure is told. It succeeds where nothing runs.`,
+		Example: "  lx stop\n  lx stop host-2",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("stop takes one environment, not %d", len(args))}
+			}
+			name := hostEnv
+			if len(args) == 1 {
+				name = args[0]
+			}
+			if err := checkName(name); err != nil {
+				return usageError{err}
+			}
+			dirs, err := env.UserDirs()
+			if err != nil {
+				return err
+			}
+			if err := env.Stop(cmd.Context(), dirs, name); !errors.Is(err, env.ErrNotRunning) {
+				return err
+			}
+			return nil
+		},
+	}
+}

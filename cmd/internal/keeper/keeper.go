@@ -1,0 +1,325 @@
+// Package keeper is the process that holds what an environment must not lose:
+// its first process, the seccomp listener, the FUSE descriptors. It restarts
+// the broker, hands clients' connections over, and parses nothing.
+package keeper
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/ns"
+	"github.com/lxbridge/lx/core/seccomp"
+)
+
+const (
+	// firstVisit is how long a new environment waits for its first session.
+	firstVisit = 10 * time.Second
+	// killGrace is how long init may take to end its processes.
+	killGrace = 10 * time.Second
+	// drainLimit is how long a stopping broker may take to write out.
+	drainLimit = 2 * time.Minute
+)
+
+// Main runs the keeper and answers its exit code.
+func Main() int {
+	// Children are killed when the thread that made them ends: this one does not.
+	runtime.LockOSThread()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "keeper")
+	ready := os.NewFile(env.KeeperReadyFD, "ready")
+	if len(os.Args) < 2 {
+		err := reexec()
+		fmt.Fprintln(ready, err)
+		return 1
+	}
+	unix.CloseOnExec(env.KeeperConfigFD)
+	unix.CloseOnExec(env.KeeperReadyFD)
+	k, err := start(log)
+	if err == nil {
+		err = k.awaitInit()
+	}
+	if err != nil {
+		log.Error("cannot start", "err", err)
+		fmt.Fprintln(ready, err)
+		return 1
+	}
+	fmt.Fprintln(ready)
+	ready.Close()
+	return k.run()
+}
+
+// reexec waits until the id map stands and executes this program again: only
+// an execve(2) as the root of the new namespace gives its capabilities back
+// (user_namespaces(7)).
+func reexec() error {
+	p := []unix.PollFd{{Fd: env.KeeperConfigFD, Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(p, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot wait for the id map: %w", err)
+		}
+		break
+	}
+	if p[0].Revents&unix.POLLIN == 0 {
+		return errors.New("cannot start: nobody wrote the id map")
+	}
+	for _, fd := range []int{env.KeeperConfigFD, env.KeeperReadyFD} {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return err
+		}
+	}
+	return unix.Exec("/proc/self/exe", []string{env.RoleKeeper, "mapped"}, os.Environ())
+}
+
+type keeper struct {
+	cfg  env.Config
+	log  *slog.Logger
+	exe  *os.File // this program, sealed
+	dir  *os.File // the runtime directory, which is masked for guests
+	sock net.Listener
+
+	init, broker child
+	listener     int // the seccomp listener; -1 until init has sent it
+	inflight     int // the page of notification ids in flight
+	held         map[string]held
+
+	clients   chan client
+	forwarded int  // connections given to init
+	idle      bool // init has served all of them and no process is left
+	restarts  backoff
+	pending   []*net.UnixConn // for a broker that is not there
+
+	stopping bool
+	lost     []string        // what a stopping broker could not write out
+	waiters  []*net.UnixConn // want to know when the environment is gone
+}
+
+// held is a descriptor kept for the broker.
+type held struct {
+	fd   int
+	blob string
+}
+
+func start(log *slog.Logger) (k *keeper, err error) {
+	k = &keeper{log: log, listener: -1, held: map[string]held{}, clients: make(chan client)}
+	config := os.NewFile(env.KeeperConfigFD, "config")
+	defer config.Close()
+	if err := json.NewDecoder(config).Decode(&k.cfg); err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if !k.cfg.Privileged {
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+			return nil, fmt.Errorf("cannot protect the keeper's memory: %w", err)
+		}
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return nil, fmt.Errorf("cannot leave the host's mount propagation: %w", err)
+	}
+	if k.exe, err = sealedSelf(); err != nil {
+		return nil, err
+	}
+	if k.inflight, err = seccomp.NewInflight(); err != nil {
+		return nil, err
+	}
+	if err := k.listen(); err != nil {
+		return nil, err
+	}
+	if err := k.startInit(); err != nil {
+		return nil, err
+	}
+	return k, k.startBroker()
+}
+
+// sealedSelf is this program in memory that nobody can change: guests can open
+// /proc/1/exe for writing, and must find nothing there to write to.
+func sealedSelf() (*os.File, error) {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("cannot open own program: %w", err)
+	}
+	defer self.Close()
+	fd, err := unix.MemfdCreate("lx", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate("lx", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot copy own program to memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "lx")
+	if _, err := io.Copy(f, self); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot copy own program to memory: %w", err)
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot seal own program: %w", err)
+	}
+	return f, nil
+}
+
+// listen makes the control socket, then hides the runtime directory from the
+// guests to come: a mask made here is locked in their user namespace.
+func (k *keeper) listen() error {
+	path := k.cfg.Dirs.Socket(k.cfg.Name)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot make the control socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		return fmt.Errorf("cannot make the control socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	k.sock = l
+	if k.dir, err = os.Open(k.cfg.Dirs.Runtime); err != nil {
+		return fmt.Errorf("cannot open the runtime directory: %w", err)
+	}
+	if err := unix.Mount("lx", k.cfg.Dirs.Runtime, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700,size=1m"); err != nil {
+		return fmt.Errorf("cannot hide the runtime directory from guests: %w", err)
+	}
+	go k.accept(l)
+	return nil
+}
+
+func (k *keeper) initConfig() env.InitConfig {
+	return env.InitConfig{Map: k.cfg.Map, Filter: k.cfg.Filter, Home: k.cfg.Home, Shell: k.cfg.Shell}
+}
+
+func (k *keeper) startInit() error {
+	attr := &syscall.SysProcAttr{
+		Pdeathsig:  unix.SIGKILL,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+	}
+	if !k.cfg.Privileged {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings, attr.GidMappings = k.cfg.Map.Identity().SysProcIDMaps()
+		attr.GidMappingsEnableSetgroups = k.cfg.Map.Kind != ns.Single
+	}
+	var err error
+	k.init, err = k.spawn(env.RoleInit, attr, k.initConfig())
+	return err
+}
+
+// startBroker starts a broker and gives it what its predecessor left.
+func (k *keeper) startBroker() error {
+	c, err := k.spawn(env.RoleBroker, &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}, k.cfg)
+	if err != nil {
+		return err
+	}
+	k.broker = c
+	for key, h := range k.held {
+		if err := c.link.Send(env.BrokerOrphan, key+"\x00"+h.blob, h.fd); err != nil {
+			return err
+		}
+	}
+	// What the dead one held is the new one's to hold again, or to let go.
+	k.release()
+	if k.listener >= 0 {
+		if err := c.link.Send(env.BrokerListener, "", k.listener, k.inflight); err != nil {
+			return err
+		}
+	}
+	if err := c.link.Send(env.BrokerGo, ""); err != nil {
+		return err
+	}
+	for _, conn := range k.pending {
+		k.hand(c.link, conn)
+	}
+	k.pending = nil
+	return nil
+}
+
+func (k *keeper) release() {
+	for key, h := range k.held {
+		unix.Close(h.fd)
+		delete(k.held, key)
+	}
+}
+
+// hand gives a client's connection away; a child that does not take it is
+// about to be seen dead.
+func (k *keeper) hand(to *env.Link, conn *net.UnixConn) {
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) { err = to.Send(env.Conn, "", int(fd)) })
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		k.log.Warn("cannot hand a client over", "err", err)
+	}
+}
+
+// awaitInit takes init's first message.
+func (k *keeper) awaitInit() error {
+	select {
+	case m, ok := <-k.init.messages:
+		if !ok {
+			return errors.New("the environment's first process ended; see `lx log`")
+		}
+		return k.initSays(m)
+	case <-time.After(30 * time.Second):
+		return errors.New("the environment's first process does not answer")
+	}
+}
+
+// initSays needs nothing of what init says to be true: it comes from a process
+// that guests may have taken over.
+func (k *keeper) initSays(m env.Message) error {
+	defer m.Discard()
+	switch m.Letter {
+	case env.InitListener:
+		if k.listener >= 0 || len(m.FDs) != 1 {
+			return nil
+		}
+		fd, err := unix.FcntlInt(uintptr(m.FDs[0]), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return fmt.Errorf("cannot hold the listener: %w", err)
+		}
+		k.listener = fd
+		return k.broker.link.Send(env.BrokerListener, "", k.listener, k.inflight)
+	case env.InitNested:
+		k.log.Info("nested: an outer lx serves the traps")
+	case env.InitFailed:
+		return errors.New(m.Text)
+	case env.InitIdle:
+		n, err := strconv.Atoi(m.Text)
+		k.idle = err == nil && n == k.forwarded && n > 0
+	}
+	return nil
+}
+
+func (k *keeper) brokerSays(m env.Message) {
+	key, blob, _ := strings.Cut(m.Text, "\x00")
+	switch {
+	case m.Letter == env.BrokerHold && len(m.FDs) == 1:
+		if old, ok := k.held[key]; ok {
+			unix.Close(old.fd)
+		}
+		k.held[key] = held{fd: m.FDs[0], blob: blob}
+		return
+	case m.Letter == env.BrokerDrop:
+		if old, ok := k.held[key]; ok {
+			unix.Close(old.fd)
+			delete(k.held, key)
+		}
+	case m.Letter == env.BrokerLost:
+		k.lost = append(k.lost, m.Text)
+	}
+	m.Discard()
+}

@@ -1,0 +1,23 @@
+// Command lx runs Linux programs in an environment in which mount works.
+package main
+
+import (
+	"os"
+
+	"github.com/lxbridge/lx/cmd/internal/broker"
+	"github.com/lxbridge/lx/cmd/internal/cli"
+	"github.com/lxbridge/lx/cmd/internal/keeper"
+	"github.com/lxbridge/lx/core/env"
+)
+
+func main() {
+	switch os.Args[0] {
+	case env.RoleKeeper:
+		os.Exit(keeper.Main())
+	case env.RoleBroker:
+		os.Exit(broker.Main())
+	case env.RoleInit:
+		os.Exit(env.Init())
+	}
+	os.Exit(cli.Main(os.Args[1:]))
+}

@@ -1,0 +1,67 @@
+package env
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// A client of an environment connects to the keeper's control socket and
+// writes one byte, which says whom it wants to speak to. The keeper hands the
+// connection over and reads no more of it.
+const (
+	ToInit   = 'i' // a session: see Spec
+	ToBroker = 'b' // HTTP: the broker's API
+	ToKeeper = 's' // stop the environment; answered by Stopped
+	ToNobody = 'p' // is it there? the keeper hangs up
+)
+
+// ErrNotRunning says that no environment of that name runs.
+var ErrNotRunning = errors.New("not running")
+
+// Dial connects to the environment's keeper and asks for to. A process that
+// lives inside an environment is refused by its keeper.
+func Dial(ctx context.Context, d Dirs, name string, to byte) (*net.UnixConn, error) {
+	var nd net.Dialer
+	c, err := nd.DialContext(ctx, "unix", d.Socket(name))
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+		return nil, fmt.Errorf("environment %s: %w", name, ErrNotRunning)
+	case err != nil:
+		return nil, fmt.Errorf("cannot reach environment %s: %w", name, err)
+	}
+	if _, err := c.Write([]byte{to}); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("cannot reach environment %s: %w", name, err)
+	}
+	return c.(*net.UnixConn), nil
+}
+
+// Stopped is the keeper's last word to who asked for a stop.
+type Stopped struct {
+	Error string `json:"error,omitempty"` // what was lost or would not end
+}
+
+// Stop ends the environment: its processes get SIGTERM, then SIGKILL, its
+// mounts are written out. It returns when all of it is gone.
+func Stop(ctx context.Context, d Dirs, name string) error {
+	c, err := Dial(ctx, d, name, ToKeeper)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	var s Stopped
+	if err := json.NewDecoder(c).Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("cannot tell how environment %s stopped: %w", name, err)
+	}
+	if s.Error != "" {
+		return fmt.Errorf("environment %s stopped: %s", name, s.Error)
+	}
+	return nil
+}

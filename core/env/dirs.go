@@ -1,0 +1,74 @@
+// Package env is an environment's life: where its sockets are, its first
+// process, the sessions that are opened in it, and the console that shows them.
+package env
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// Dirs are the places where lx keeps state of the calling user.
+type Dirs struct {
+	Runtime string // sockets and locks; gone with the login or the machine
+	State   string // logs
+}
+
+// UserDirs finds and makes the user's directories (XDG Base Directory). The
+// runtime directory is refused unless it belongs to the user alone.
+func UserDirs() (Dirs, error) {
+	uid := os.Getuid()
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if runtime == "" || checkPrivate(runtime, uid) != nil {
+		runtime = filepath.Join(os.TempDir(), "lx-"+strconv.Itoa(uid))
+	} else {
+		runtime = filepath.Join(runtime, "lx")
+	}
+	if err := os.Mkdir(runtime, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return Dirs{}, fmt.Errorf("cannot make the runtime directory: %w", err)
+	}
+	if err := checkPrivate(runtime, uid); err != nil {
+		return Dirs{}, err
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return Dirs{}, fmt.Errorf("cannot find the state directory: %w", err)
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	state = filepath.Join(state, "lx")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return Dirs{}, fmt.Errorf("cannot make the state directory: %w", err)
+	}
+	return Dirs{Runtime: runtime, State: state}, nil
+}
+
+func checkPrivate(dir string, uid int) error {
+	var st syscall.Stat_t
+	if err := syscall.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("cannot use %s: %w", dir, err)
+	}
+	switch {
+	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
+		return fmt.Errorf("cannot use %s: not a directory", dir)
+	case int(st.Uid) != uid:
+		return fmt.Errorf("cannot use %s: owned by user %d", dir, st.Uid)
+	case st.Mode&0o077 != 0:
+		return fmt.Errorf("cannot use %s: open to others (mode %#o)", dir, st.Mode&0o777)
+	}
+	return nil
+}
+
+// Socket is the control socket of the environment name.
+func (d Dirs) Socket(name string) string { return filepath.Join(d.Runtime, name+".sock") }
+
+// Lock is held while an environment is started.
+func (d Dirs) Lock(name string) string { return filepath.Join(d.Runtime, name+".lock") }
+
+// Log is what keeper and broker of the environment write.
+func (d Dirs) Log(name string) string { return filepath.Join(d.State, name+".log") }

@@ -1,0 +1,336 @@
+package env
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/ns"
+	"github.com/lxbridge/lx/core/seccomp"
+)
+
+// InitConfig is what the keeper tells init.
+type InitConfig struct {
+	Map    ns.Map
+	Filter seccomp.Options
+	// Home and Shell of the user outside: root's inside, where root is the user.
+	Home, Shell string
+}
+
+// Descriptors that the keeper gives to init.
+const (
+	initSocketFD = 3 // SEQPACKET: to and from the keeper
+	initConfigFD = 4 // InitConfig as JSON
+)
+
+// stopGrace is how long processes have between SIGTERM and SIGKILL.
+const stopGrace = 5 * time.Second
+
+// Init is the first process of an environment. It prepares the mount namespace,
+// installs the filter that all its descendants inherit, opens sessions, and
+// reaps. It ends when the keeper says so or is gone; the kernel then ends every
+// process of its pid namespace. It returns an exit code.
+func Init() int {
+	link, err := OpenLink(initSocketFD)
+	if err != nil {
+		return 1
+	}
+	in := &initProcess{keeper: link, empty: make(chan struct{}, 1), children: map[int]chan syscall.WaitStatus{}}
+	listener, err := in.prepare()
+	switch {
+	case errors.Is(err, seccomp.ErrNested):
+		err = in.keeper.Send(InitNested, "")
+	case err != nil:
+		in.keeper.Send(InitFailed, err.Error())
+		return 1
+	default:
+		err = in.keeper.Send(InitListener, "", listener)
+		unix.Close(listener)
+	}
+	if err != nil {
+		return 1
+	}
+	go in.reap()
+	return in.serve()
+}
+
+type initProcess struct {
+	keeper *Link
+	empty  chan struct{} // has a token once no process was left
+
+	mu       sync.Mutex
+	children map[int]chan syscall.WaitStatus // sessions not yet reaped
+	served   int                             // connections whose session is open or over
+	opening  int                             // connections that may still fork
+}
+
+func (in *initProcess) prepare() (listener int, err error) {
+	var cfg InitConfig
+	f := os.NewFile(initConfigFD, "config")
+	defer f.Close()
+	if err := json.NewDecoder(f).Decode(&cfg); err != nil {
+		return -1, fmt.Errorf("cannot read the environment's configuration: %w", err)
+	}
+	if err := setupMounts(cfg); err != nil {
+		return -1, err
+	}
+	return seccomp.Install(cfg.Filter)
+}
+
+// serve takes connections from the keeper until it says stop or is gone.
+func (in *initProcess) serve() int {
+	for {
+		m, err := in.keeper.Receive()
+		if err != nil {
+			return 0
+		}
+		switch m.Letter {
+		case Stop:
+			in.stopAll()
+			return 0
+		case Conn:
+			c, err := m.Conn()
+			in.mu.Lock()
+			in.opening++
+			in.mu.Unlock()
+			if err != nil {
+				in.opened()
+				continue
+			}
+			go in.session(c)
+		}
+	}
+}
+
+// opened counts a connection that will not fork any more and tells the keeper
+// when nothing is left to do.
+func (in *initProcess) opened() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.opening--
+	in.served++
+	in.tellIdle()
+}
+
+// tellIdle needs mu.
+func (in *initProcess) tellIdle() {
+	if in.opening > 0 || len(in.children) > 0 {
+		return
+	}
+	var si unix.Siginfo
+	// ECHILD: no process is left. WNOWAIT leaves zombies to reap.
+	if err := unix.Waitid(unix.P_ALL, 0, &si, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); errors.Is(err, unix.ECHILD) {
+		in.keeper.Send(InitIdle, fmt.Sprint(in.served))
+		select {
+		case in.empty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// stopAll gives all processes SIGTERM and time to follow it.
+func (in *initProcess) stopAll() {
+	select {
+	case <-in.empty:
+	default:
+	}
+	unix.Kill(-1, unix.SIGTERM)
+	unix.Kill(-1, unix.SIGCONT)
+	in.mu.Lock()
+	in.tellIdle()
+	in.mu.Unlock()
+	select {
+	case <-in.empty:
+	case <-time.After(stopGrace):
+	}
+}
+
+// reap waits for every child, own and adopted.
+func (in *initProcess) reap() {
+	sigs := make(chan os.Signal, 1)
+	signal.Notify(sigs, unix.SIGCHLD)
+	for {
+		for {
+			in.mu.Lock()
+			var ws syscall.WaitStatus
+			pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
+			if errors.Is(err, syscall.EINTR) {
+				in.mu.Unlock()
+				continue
+			}
+			if err != nil || pid == 0 {
+				in.tellIdle()
+				in.mu.Unlock()
+				break
+			}
+			if done, ok := in.children[pid]; ok {
+				delete(in.children, pid)
+				done <- ws
+			}
+			in.mu.Unlock()
+		}
+		<-sigs
+	}
+}
+
+// session runs one command for a client.
+func (in *initProcess) session(c *net.UnixConn) {
+	defer c.Close()
+	s, files, err := readSpec(c)
+	enc := json.NewEncoder(c)
+	if err != nil {
+		in.opened()
+		enc.Encode(event{Error: err.Error(), Code: ExitFailed})
+		return
+	}
+	pid, done, err := in.start(s, files)
+	closeAll(files)
+	in.opened()
+	if err != nil {
+		enc.Encode(event{Error: err.Error(), Code: execCode(err)})
+		return
+	}
+	if err := enc.Encode(event{PID: pid}); err != nil {
+		unix.Kill(-pid, unix.SIGHUP)
+		return
+	}
+	// The client's commands end with the client; a session that outlives its
+	// client is hung up, as a terminal would do it.
+	ended := make(chan struct{})
+	go func() {
+		dec := json.NewDecoder(c)
+		for {
+			var cmd command
+			if err := dec.Decode(&cmd); err != nil {
+				break
+			}
+			if cmd.Signal > 0 {
+				unix.Kill(-pid, cmd.Signal)
+			}
+		}
+		select {
+		case <-ended:
+		default:
+			unix.Kill(-pid, unix.SIGHUP)
+			unix.Kill(-pid, unix.SIGCONT)
+		}
+	}()
+	ws := <-done
+	close(ended)
+	enc.Encode(event{Exited: true, Status: int(ws)})
+}
+
+func execCode(err error) int {
+	switch {
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, unix.ENOENT):
+		return ExitNotFound
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EISDIR):
+		return ExitCannotExec
+	}
+	return ExitFailed
+}
+
+// start forks the session's command.
+func (in *initProcess) start(s Spec, files []*os.File) (pid int, done chan syscall.WaitStatus, err error) {
+	dir := s.Dir
+	if unix.Access(dir, unix.X_OK) != nil {
+		dir = "/"
+	}
+	path, err := lookPath(s.Argv[0], dir, s.Env)
+	if err != nil {
+		return 0, nil, err
+	}
+	argv := s.Argv
+	if s.Arg0 != "" {
+		argv = append([]string{s.Arg0}, s.Argv[1:]...)
+	}
+	attr := &syscall.ProcAttr{Dir: dir, Env: s.Env, Sys: &syscall.SysProcAttr{Setsid: true}}
+	for _, f := range files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	if s.Terminal {
+		attr.Sys.Setctty, attr.Sys.Ctty = true, 0
+	}
+	if s.UID != 0 {
+		if err := asUser(attr.Sys, s.UID, s.GID); err != nil {
+			return 0, nil, err
+		}
+	}
+	done = make(chan syscall.WaitStatus, 1)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	old := unix.Umask(s.Umask)
+	pid, err = syscall.ForkExec(path, argv, attr)
+	unix.Umask(old)
+	if err != nil {
+		return 0, nil, fmt.Errorf("cannot run %s: %w", s.Argv[0], err)
+	}
+	in.children[pid] = done
+	return pid, done, nil
+}
+
+// asUser puts the command into a user namespace where uid is what root is here.
+func asUser(attr *syscall.SysProcAttr, uid, gid uint32) error {
+	read := func(path string) ([]ns.Extent, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return ns.ParseMap(f)
+	}
+	us, err := read("/proc/self/uid_map")
+	if err != nil {
+		return err
+	}
+	gs, err := read("/proc/self/gid_map")
+	if err != nil {
+		return err
+	}
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	attr.UidMappings, attr.GidMappings = ns.Map{UID: us, GID: gs}.Keep(uid, gid).SysProcIDMaps()
+	return nil
+}
+
+// lookPath finds the program as execvp(3) would with env's PATH, from dir.
+func lookPath(name, dir string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = v
+		}
+	}
+	denied := false
+	for _, d := range filepath.SplitList(path) {
+		p := filepath.Join(d, name)
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(dir, p)
+		}
+		st, err := os.Stat(p)
+		switch {
+		case err != nil || st.IsDir():
+		case unix.Access(p, unix.X_OK) != nil:
+			denied = true
+		default:
+			return p, nil
+		}
+	}
+	if denied {
+		return "", fmt.Errorf("cannot run %s: %w", name, unix.EACCES)
+	}
+	return "", fmt.Errorf("cannot run %s: %w", name, exec.ErrNotFound)
+}
