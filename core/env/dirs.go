@@ -17,15 +17,21 @@ type Dirs struct {
 	State   string // logs
 }
 
+// RuntimeVar is the environment variable that names the runtime directory.
+// Sessions get it: inside, that place is empty, for environments nested there.
+const RuntimeVar = "LX_RUNTIME_DIR"
+
 // UserDirs finds and makes the user's directories (XDG Base Directory). The
 // runtime directory is refused unless it belongs to the user alone.
 func UserDirs() (Dirs, error) {
 	uid := os.Getuid()
-	runtime := os.Getenv("XDG_RUNTIME_DIR")
-	if runtime == "" || checkPrivate(runtime, uid) != nil {
+	runtime, xdg := os.Getenv(RuntimeVar), os.Getenv("XDG_RUNTIME_DIR")
+	switch {
+	case runtime != "":
+	case xdg != "" && checkPrivate(xdg, uid) == nil:
+		runtime = filepath.Join(xdg, "lx")
+	default:
 		runtime = filepath.Join(os.TempDir(), "lx-"+strconv.Itoa(uid))
-	} else {
-		runtime = filepath.Join(runtime, "lx")
 	}
 	if err := os.Mkdir(runtime, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return Dirs{}, fmt.Errorf("cannot make the runtime directory: %w", err)

@@ -85,7 +85,15 @@ func (in *initProcess) prepare() (listener int, err error) {
 	if err := setupMounts(cfg); err != nil {
 		return -1, err
 	}
-	return seccomp.Install(cfg.Filter)
+	arch, err := seccomp.Native()
+	if err != nil {
+		return -1, err
+	}
+	filter, err := seccomp.Assemble(arch, cfg.Filter)
+	if err != nil {
+		return -1, err
+	}
+	return seccomp.Install(filter)
 }
 
 // serve takes connections from the keeper until it says stop or is gone.
@@ -96,10 +104,10 @@ func (in *initProcess) serve() int {
 			return 0
 		}
 		switch m.Letter {
-		case Stop:
+		case LinkStop:
 			in.stopAll()
 			return 0
-		case Conn:
+		case LinkConn:
 			c, err := m.Conn()
 			in.mu.Lock()
 			in.opening++

@@ -14,8 +14,8 @@ import (
 // letter, then text, with descriptors beside it.
 const (
 	// To init and broker.
-	Conn = 'C' // a client's connection
-	Stop = 'X' // init: end all processes; broker: write out and end
+	LinkConn = 'C' // a client's connection
+	LinkStop = 'X' // init: end all processes; broker: write out and end
 
 	// From init.
 	InitListener = 'L' // the seccomp listener

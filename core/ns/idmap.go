@@ -105,13 +105,13 @@ func keep(es []Extent, id uint32) []Extent {
 	return out
 }
 
-// Choose is the map for the calling process: Root for root, Subuid where the
-// user has ranges and the helpers, else Single. want, if not empty, insists.
+// Choose is the map for the calling process: Root for root with several ids,
+// Subuid where the user has ranges and the helpers, else Single. want, if not empty, insists.
 func Choose(want Kind) (Map, error) {
 	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 	if want == "" {
 		switch {
-		case uid == 0:
+		case uid == 0 && !alone():
 			want = Root
 		case subidsUsable():
 			want = Subuid
@@ -141,6 +141,12 @@ func Choose(want Kind) (Map, error) {
 		return single, nil
 	}
 	return Map{}, fmt.Errorf("cannot use the map %q: want %s, %s or %s", want, Single, Subuid, Root)
+}
+
+// alone says that the caller's own namespace, an environment's, has just one id.
+func alone() bool {
+	m, err := own()
+	return err == nil && len(m.UID) == 1 && m.UID[0].Size == 1
 }
 
 // after numbers ranges consecutively from 1.

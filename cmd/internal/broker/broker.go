@@ -81,9 +81,9 @@ func run(log *slog.Logger) error {
 			err = b.listen(ctx, m)
 		case env.BrokerOrphan:
 			err = b.adopt(m)
-		case env.Conn:
+		case env.LinkConn:
 			err = b.serveClient(ctx, m)
-		case env.Stop:
+		case env.LinkStop:
 			return b.stop(ctx)
 		}
 		if err != nil {
@@ -103,12 +103,16 @@ func (b *broker) listen(ctx context.Context, m env.Message) error {
 		m.Discard()
 		return err
 	}
-	if n := inflight.AnswerOrphans(m.FDs[0]); n > 0 {
+	n, err := inflight.AnswerOrphans(m.FDs[0])
+	if err != nil {
+		b.log.Warn("cannot answer a dead broker's calls", "err", err)
+	}
+	if n > 0 {
 		b.log.Warn("calls of guests interrupted", "calls", n)
 	}
 	handlers := b.mounts.Handlers()
 	maps.Copy(handlers, ids.Handlers())
-	l, err := seccomp.NewListener(m.FDs[0], handlers, seccomp.ListenerOptions{Inflight: inflight, Log: b.log})
+	l, err := seccomp.NewListener(m.FDs[0], handlers, inflight, b.log)
 	if err != nil {
 		return err
 	}

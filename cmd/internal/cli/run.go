@@ -89,7 +89,7 @@ func runSession(ctx context.Context, o runOptions, argv []string) error {
 	if flag := o.startOnly(); flag != "" && env.Running(ctx, dirs, name) {
 		return usageError{fmt.Errorf("%s counts when an environment starts, and %s runs already: use --new, or `lx stop` before", flag, name)}
 	}
-	spec := sessionSpec(o, argv, name)
+	spec := sessionSpec(o, argv, dirs, name)
 	// An environment may end just while it is joined: then the next is started.
 	for try := 0; ; try++ {
 		ws, err := env.Run(ctx, dirs, name, spec)
@@ -154,8 +154,8 @@ func status(ws syscall.WaitStatus) error {
 	return nil
 }
 
-func sessionSpec(o runOptions, argv []string, name string) env.Spec {
-	s := env.Spec{Argv: argv, Env: append(os.Environ(), "LX_ENVIRONMENT="+name)}
+func sessionSpec(o runOptions, argv []string, dirs env.Dirs, name string) env.Spec {
+	s := env.Spec{Argv: argv, Env: append(os.Environ(), "LX_ENVIRONMENT="+name, env.RuntimeVar+"="+dirs.Runtime)}
 	if len(argv) == 0 {
 		_, shell := userHome()
 		s.Argv, s.Arg0 = []string{shell}, "-"+filepath.Base(shell)

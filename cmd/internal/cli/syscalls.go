@@ -24,7 +24,7 @@ func newSyscalls() *cobra.Command {
 			case markdown:
 				return seccomp.WriteMarkdown(w)
 			default:
-				return seccomp.WriteTable(w)
+				return seccomp.WriteText(w)
 			}
 		},
 	}

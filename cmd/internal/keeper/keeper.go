@@ -37,6 +37,7 @@ const (
 func Main() int {
 	// Children are killed when the thread that made them ends: this one does not.
 	runtime.LockOSThread()
+	unix.Umask(0o022)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "keeper")
 	ready := os.NewFile(env.KeeperReadyFD, "ready")
 	if len(os.Args) < 2 {
@@ -257,7 +258,7 @@ func (k *keeper) hand(to *env.Link, conn *net.UnixConn) {
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err == nil {
-		cerr := raw.Control(func(fd uintptr) { err = to.Send(env.Conn, "", int(fd)) })
+		cerr := raw.Control(func(fd uintptr) { err = to.Send(env.LinkConn, "", int(fd)) })
 		err = errors.Join(err, cerr)
 	}
 	if err != nil {

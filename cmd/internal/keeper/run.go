@@ -175,13 +175,13 @@ func (k *keeper) stop(initGone, brokerGone <-chan struct{}) int {
 	}
 	k.sock.Close()
 	if initGone != nil {
-		if err := k.init.link.Send(env.Stop, ""); err != nil {
+		if err := k.init.link.Send(env.LinkStop, ""); err != nil {
 			k.init.kill()
 		}
 		k.await(initGone, killGrace, k.init.kill)
 	}
 	if brokerGone != nil {
-		if err := k.broker.link.Send(env.Stop, ""); err != nil {
+		if err := k.broker.link.Send(env.LinkStop, ""); err != nil {
 			k.broker.kill()
 		}
 		k.await(brokerGone, drainLimit, func() {
