@@ -17,6 +17,7 @@ import (
 const (
 	ToInit   = 'i' // a session: see Spec
 	ToBroker = 'b' // HTTP: the broker's API
+	ToExpose = 'e' // serve a mount to the host: see Expose
 	ToKeeper = 's' // stop the environment; answered by Stopped
 	ToNobody = 'p' // is it there? the keeper hangs up
 )
@@ -64,4 +65,57 @@ func Stop(ctx context.Context, d Dirs, name string) error {
 		return fmt.Errorf("environment %s stopped: %s", name, s.Error)
 	}
 	return nil
+}
+
+// exposeAnswer is the broker's reply to an Expose.
+type exposeAnswer struct {
+	Error string `json:"error,omitempty"`
+}
+
+// maxTarget bounds what an Expose names, in bytes.
+const maxTarget = 4096
+
+// Expose has the environment's broker serve the mount at target on fuseFD, a
+// /dev/fuse descriptor that is mounted on the host already. The descriptor
+// stays the caller's to close; the broker ends with it when it is unmounted.
+func Expose(ctx context.Context, d Dirs, name, target string, fuseFD int) error {
+	c, err := Dial(ctx, d, name, ToExpose)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if len(target) > maxTarget {
+		return fmt.Errorf("cannot expose %.40q…: name too long", target)
+	}
+	if err := sendFDs(c, []byte(target), fuseFD); err != nil {
+		return err
+	}
+	var a exposeAnswer
+	if err := json.NewDecoder(c).Decode(&a); err != nil {
+		return fmt.Errorf("cannot expose %s: %w", target, err)
+	}
+	if a.Error != "" {
+		return errors.New(a.Error)
+	}
+	return nil
+}
+
+// AnswerExpose is the broker's side: serve takes the descriptor over.
+func AnswerExpose(c *net.UnixConn, serve func(target string, fuseFD int) error) error {
+	defer c.Close()
+	b := make([]byte, maxTarget)
+	n, fds, err := ReceiveFDs(c, b)
+	if err != nil {
+		return err
+	}
+	if len(fds) != 1 {
+		Message{FDs: fds}.Discard()
+		return errors.New("cannot expose a mount: malformed request")
+	}
+	var a exposeAnswer
+	if err := serve(string(b[:n]), fds[0]); err != nil {
+		a.Error = err.Error()
+	}
+	return json.NewEncoder(c).Encode(a)
 }

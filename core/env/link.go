@@ -14,7 +14,7 @@ import (
 // letter, then text, with descriptors beside it.
 const (
 	// To init and broker.
-	LinkConn = 'C' // a client's connection
+	LinkConn = 'C' // a client's connection; the byte that said whom it wants
 	LinkStop = 'X' // init: end all processes; broker: write out and end
 
 	// From init.

@@ -100,7 +100,7 @@ func launch(ctx context.Context, cfg Config) error {
 	configR.Close()
 	readyW.Close()
 	if err != nil {
-		return &hintError{fmt.Errorf("cannot start environment %s: %w", cfg.Name, err), "`lx doctor` tells what this host forbids"}
+		return fmt.Errorf("cannot start environment %s (`lx doctor` tells what this host forbids): %w", cfg.Name, err)
 	}
 	abandon := func(err error) error {
 		return errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
@@ -150,14 +150,3 @@ func openLog(path string) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// hintError adds a line for people that says what to do.
-type hintError struct {
-	error
-	hint string
-}
-
-func (e *hintError) Unwrap() error { return e.error }
-
-// Hint is what to type next.
-func (e *hintError) Hint() string { return e.hint }

@@ -10,12 +10,27 @@ import (
 	"github.com/lxbridge/lx/core/env"
 )
 
-// serveClient speaks HTTP on one connection that the keeper handed over.
+// serveClient takes a connection that the keeper handed over.
 func (b *broker) serveClient(ctx context.Context, m env.Message) error {
 	c, err := m.Conn()
 	if err != nil {
 		return err
 	}
+	if m.Text == string(rune(env.ToExpose)) {
+		b.wg.Go(func() {
+			defer context.AfterFunc(ctx, func() { c.Close() })()
+			if err := env.AnswerExpose(c, b.mounts.Expose); err != nil {
+				b.log.Warn("client", "err", err)
+			}
+		})
+		return nil
+	}
+	b.serveHTTP(ctx, c)
+	return nil
+}
+
+// serveHTTP speaks HTTP on one connection.
+func (b *broker) serveHTTP(ctx context.Context, c *net.UnixConn) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/mounts", b.listMounts)
 	srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
@@ -31,7 +46,6 @@ func (b *broker) serveClient(ctx context.Context, m env.Message) error {
 			b.log.Warn("client", "err", err)
 		}
 	})
-	return nil
 }
 
 func (b *broker) listMounts(w http.ResponseWriter, _ *http.Request) {

@@ -31,6 +31,19 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// hinted is an error with a line for people that says what to do.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+// Hint is what to type next.
+func (h hinted) Hint() string { return h.hint }
+
+func withHint(err error, hint string) error { return hinted{err, hint} }
+
 // Main runs lx with args and answers its exit code.
 func Main(args []string) int {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -103,7 +103,7 @@ type keeper struct {
 	forwarded int  // connections given to init
 	idle      bool // init has served all of them and no process is left
 	restarts  backoff
-	pending   []*net.UnixConn // for a broker that is not there
+	pending   []client // for a broker that is not there
 
 	stopping bool
 	lost     []string        // what a stopping broker could not write out
@@ -254,11 +254,11 @@ func (k *keeper) release() {
 
 // hand gives a client's connection away; a child that does not take it is
 // about to be seen dead.
-func (k *keeper) hand(to *env.Link, conn *net.UnixConn) {
-	defer conn.Close()
-	raw, err := conn.SyscallConn()
+func (k *keeper) hand(to *env.Link, c client) {
+	defer c.conn.Close()
+	raw, err := c.conn.SyscallConn()
 	if err == nil {
-		cerr := raw.Control(func(fd uintptr) { err = to.Send(env.LinkConn, "", int(fd)) })
+		cerr := raw.Control(func(fd uintptr) { err = to.Send(env.LinkConn, string(rune(c.to)), int(fd)) })
 		err = errors.Join(err, cerr)
 	}
 	if err != nil {

@@ -151,13 +151,13 @@ func (k *keeper) serve(c client) {
 	case env.ToInit:
 		k.forwarded++
 		k.idle = false
-		k.hand(k.init.link, c.conn)
-	case env.ToBroker:
+		k.hand(k.init.link, c)
+	case env.ToBroker, env.ToExpose:
 		if k.broker.messages == nil {
-			k.pending = append(k.pending, c.conn)
+			k.pending = append(k.pending, c)
 			return
 		}
-		k.hand(k.broker.link, c.conn)
+		k.hand(k.broker.link, c)
 	case env.ToKeeper:
 		k.waiters = append(k.waiters, c.conn)
 		k.stopping = true

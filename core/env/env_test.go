@@ -1,0 +1,184 @@
+package env
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestRootIsUser(t *testing.T) {
+	const in = "root:x:0:0:root:/root:/bin/bash\ntoor:x:0:0::/:/bin/sh\nme:x:1000:1000::/home/me:/bin/zsh\n"
+	const want = "root:x:0:0:root:/home/me:/bin/zsh\ntoor:x:0:0::/home/me:/bin/zsh\nme:x:1000:1000::/home/me:/bin/zsh\n"
+	if d := cmp.Diff(want, rootIsUser(in, "/home/me", "/bin/zsh")); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestUserDirs(t *testing.T) {
+	private, open := t.TempDir(), t.TempDir()
+	for dir, mode := range map[string]os.FileMode{private: 0o700, open: 0o755} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	t.Setenv(RuntimeVar, "")
+	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", private)
+	d, err := UserDirs()
+	if err != nil || d.Runtime != filepath.Join(private, "lx") {
+		t.Errorf("with a private XDG_RUNTIME_DIR: %v, %v", d, err)
+	}
+	t.Setenv("XDG_RUNTIME_DIR", open)
+	d, err = UserDirs()
+	if err != nil || filepath.Dir(d.Runtime) != os.TempDir() {
+		t.Errorf("with an XDG_RUNTIME_DIR open to others: %v, %v", d, err)
+	}
+	if err := os.Chmod(d.Runtime, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := UserDirs(); err == nil || !strings.Contains(err.Error(), "open to others") {
+		t.Errorf("an own directory open to others passed: %v", err)
+	}
+}
+
+func TestLookPath(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"runs": 0o755, "plain": 0o644} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := []string{"PATH=/nonexistent:" + dir}
+	for name, want := range map[string]error{"runs": nil, "plain": unix.EACCES, "absent": exec.ErrNotFound, "./any": nil} {
+		if _, err := lookPath(name, "/", env); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	if p, err := lookPath("runs", dir, []string{"PATH=."}); err != nil || p != filepath.Join(dir, "runs") {
+		t.Errorf("relative PATH: %q, %v", p, err)
+	}
+}
+
+func pair(t testing.TB, kind int) (a, b *net.UnixConn) {
+	t.Helper()
+	p, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cs [2]*net.UnixConn
+	for i, fd := range p {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs[i] = c.(*net.UnixConn)
+		t.Cleanup(func() { c.Close() })
+	}
+	return cs[0], cs[1]
+}
+
+func TestSpecCrosses(t *testing.T) {
+	a, b := pair(t, unix.SOCK_STREAM)
+	want := Spec{Argv: []string{"ls", "-l\n", ""}, Env: []string{"A=b"}, Dir: "/", Umask: 0o77, Terminal: true, UID: 3, GID: 4}
+	sent := make(chan error, 1)
+	go func() { sent <- writeSpec(a, want, [3]int{0, 1, 2}) }()
+	got, files, err := readSpec(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(files)
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" || len(files) != 3 {
+		t.Errorf("%d files, %s", len(files), d)
+	}
+}
+
+// FuzzReadSpec: whatever a client sends, init answers an error or a Spec.
+func FuzzReadSpec(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x10{\"Argv\":[\"true\"]}"))
+	f.Add([]byte("\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a, b := pair(t, unix.SOCK_STREAM)
+		go func() {
+			sendFDs(a, append(bytes.Clone(data), 0), 0, 1, 2)
+			a.Close()
+		}()
+		s, files, err := readSpec(b)
+		if err == nil {
+			if len(s.Argv) == 0 {
+				t.Error("a session without a command passed")
+			}
+			closeAll(files)
+		}
+	})
+}
+
+func TestLink(t *testing.T) {
+	l, theirs, err := NewLink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	defer theirs.Close()
+	fd, err := unix.Dup(int(theirs.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := OpenLink(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Send(BrokerHold, "key\x00blob", 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	m, err := other.Receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Discard()
+	if m.Letter != BrokerHold || m.Text != "key\x00blob" || len(m.FDs) != 2 {
+		t.Errorf("got %q %q with %d descriptors", m.Letter, m.Text, len(m.FDs))
+	}
+	if err := l.Send(LinkStop, strings.Repeat("x", maxPacket+1)); err == nil {
+		t.Error("an oversized packet passed")
+	}
+}
+
+func TestSudoScript(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "sudo")
+	if err := os.WriteFile(script, []byte(strings.ReplaceAll(sudoScript, `"$(id -u)"`, "0")), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		out  string
+		ok   bool
+	}{
+		{[]string{"echo", "a", "b c"}, "a b c\n", true},
+		{[]string{"-n", "-E", "--", "echo", "-n", "x"}, "x", true},
+		{[]string{"-u", "root", "X=1", "sh", "-c", "echo $X $SUDO_USER"}, "1 root\n", true},
+		{[]string{"--user=#0", "true"}, "", true},
+		{[]string{"-u", "nobody", "true"}, "", false},
+		{[]string{"-v"}, "", true},
+		{[]string{}, "", false},
+		{[]string{"false"}, "", false},
+	} {
+		out, err := exec.Command(script, c.args...).Output()
+		if string(out) != c.out || (err == nil) != c.ok {
+			t.Errorf("sudo %q: %q, %v", c.args, out, err)
+		}
+	}
+}
