@@ -85,7 +85,7 @@ func (s *Server) shares(who *user.User) error {
 			}
 		}
 	}
-	return nil
+	return os.Chmod(s.Path(Guest), 0o777) // anonymous sessions are nobody in particular
 }
 
 // config is smb.conf(5). case sensitive: the default searches each directory
@@ -118,6 +118,7 @@ func (s *Server) config(who *user.User) string {
 		"unix extensions = no",
 		"case sensitive = yes",
 		"read only = no",
+		"mangled names = no",
 		"create mask = 0777",
 		"directory mask = 0777",
 	}
@@ -136,7 +137,7 @@ func (s *Server) config(who *user.User) string {
 	share(Encrypted, "smb encrypt = required")
 	share(Guest, "guest ok = yes")
 	share(Hidden, "browseable = no")
-	share(Odd)
+	share(Odd, "mangled names = illegal")
 	share(Mixed, "case sensitive = no", "preserve case = yes")
 	for _, name := range slices.Sorted(maps.Keys(s.opts.Shares)) {
 		share(name, s.opts.Shares[name]...)

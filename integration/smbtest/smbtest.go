@@ -62,7 +62,7 @@ const (
 	Encrypted = "encrypted"   // the files of Data, refuses clear text
 	Guest     = "guest"       // open without a password
 	Hidden    = "hidden$"     // not in listings
-	Odd       = "Odd näme 1"  // a space and a letter outside ASCII
+	Odd       = "Odd näme 1"  // a space and a letter outside ASCII; names that Windows forbids are mangled
 	Mixed     = "insensitive" // upper and lower case are the same
 )
 
