@@ -62,9 +62,13 @@ func (d *data) write(v *Volume, p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		at, part := span(off+int64(done), p[done:])
-		c, err := d.use(v, (off+int64(done))/chunkSize, pageMask(at, at+len(part)))
-		if err != nil {
-			return done, err
+		i, mask := (off+int64(done))/chunkSize, pageMask(at, at+len(part))
+		c := d.chunks[i]
+		if c == nil || mask&^c.pages != 0 {
+			if err := v.reserve(d.missing(i, mask) * pageSize); err != nil {
+				return done, err
+			}
+			c = d.use(i, mask)
 		}
 		c.write(part, at)
 		done += len(part)
@@ -73,36 +77,39 @@ func (d *data) write(v *Volume, p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// use answers a chunk with these pages in use.
-func (d *data) use(v *Volume, i int64, mask uint64) (*chunk, error) {
+// missing is how many of a chunk's pages are not in use.
+func (d *data) missing(i int64, mask uint64) int64 {
+	if c := d.chunks[i]; c != nil {
+		mask &^= c.pages
+	}
+	return int64(bits.OnesCount64(mask))
+}
+
+// use answers a chunk with these pages in use; the missing ones are reserved.
+func (d *data) use(i int64, mask uint64) *chunk {
+	d.used += d.missing(i, mask) * pageSize
 	c := d.chunks[i]
 	if c == nil {
+		if d.chunks == nil {
+			d.chunks = map[int64]*chunk{}
+		}
 		c = &chunk{}
+		d.chunks[i] = c
 	}
-	if fresh := mask &^ c.pages; fresh != 0 {
-		n := int64(bits.OnesCount64(fresh)) * pageSize
-		if err := v.reserve(n); err != nil {
-			return nil, err
-		}
-		d.used += n
-		if c.pages == 0 {
-			if d.chunks == nil {
-				d.chunks = map[int64]*chunk{}
-			}
-			d.chunks[i] = c
-		}
-		c.pages |= fresh
-	}
-	return c, nil
+	c.pages |= mask
+	return c
 }
 
 // discard makes a hole from off to end: pages that it covers are given back,
 // the rest of it is zeroed.
 func (d *data) discard(v *Volume, off, end int64) {
 	d.each(off, end, func(i int64, c *chunk) {
-		from, to := max(off-i*chunkSize, 0), min(end-i*chunkSize, chunkSize)
-		c.zero(int(from), int(to))
-		whole := pageMask(int(from+pageSize-1)/pageSize*pageSize, int(to)/pageSize*pageSize) & c.pages
+		from, to := inChunk(i, off, end)
+		c.zero(from, to)
+		if end == maxSize {
+			to = chunkSize // the page that no offset ends
+		}
+		whole := pageMask((from+pageSize-1)/pageSize*pageSize, to/pageSize*pageSize) & c.pages
 		c.pages &^= whole
 		n := int64(bits.OnesCount64(whole)) * pageSize
 		d.used -= n
@@ -117,7 +124,8 @@ func (d *data) discard(v *Volume, off, end int64) {
 // zero makes bytes zero and leaves their pages in use.
 func (d *data) zero(off, end int64) {
 	d.each(off, end, func(i int64, c *chunk) {
-		c.zero(int(max(off-i*chunkSize, 0)), int(min(end-i*chunkSize, chunkSize)))
+		from, to := inChunk(i, off, end)
+		c.zero(from, to)
 	})
 }
 
@@ -132,8 +140,7 @@ func (d *data) truncate(v *Volume, size int64) {
 func (d *data) allocate(v *Volume, off, end int64) error {
 	missing := (end-1)/pageSize - off/pageSize + 1
 	d.each(off, end, func(i int64, c *chunk) {
-		from, to := max(off-i*chunkSize, 0), min(end-i*chunkSize, chunkSize)
-		missing -= int64(bits.OnesCount64(c.pages & pageMask(int(from), int(to))))
+		missing -= int64(bits.OnesCount64(c.pages & pageMask(inChunk(i, off, end))))
 	})
 	if missing > v.size/pageSize {
 		return syscall.ENOSPC
@@ -141,12 +148,8 @@ func (d *data) allocate(v *Volume, off, end int64) error {
 	if err := v.reserve(missing * pageSize); err != nil {
 		return err
 	}
-	defer v.used.Add(-missing * pageSize) // use takes them one by one
 	for i := off / chunkSize; i <= (end-1)/chunkSize; i++ {
-		from, to := max(off-i*chunkSize, 0), min(end-i*chunkSize, chunkSize)
-		if _, err := d.use(v, i, pageMask(int(from), int(to))); err != nil {
-			return err
-		}
+		d.use(i, pageMask(inChunk(i, off, end)))
 	}
 	return nil
 }
@@ -280,6 +283,11 @@ func (c *chunk) release() {
 func span(off int64, p []byte) (at int, part []byte) {
 	at = int(off % chunkSize)
 	return at, p[:min(len(p), chunkSize-at)]
+}
+
+// inChunk is the part of chunk i that lies from off to end of the file.
+func inChunk(i, off, end int64) (from, to int) {
+	return int(max(off-i*chunkSize, 0)), int(min(end-i*chunkSize, chunkSize))
 }
 
 // pageMask is the pages that have bytes from at to end of a chunk.
