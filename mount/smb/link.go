@@ -30,6 +30,11 @@ type link struct {
 	share   *smb2.Share
 	big     chan struct{} // a slot for each large transfer, so that credits never run out
 
+	// ctx is what the transport's calls run under. It ends with the link and
+	// not before: a send given up half way leaves the transport's buffers in
+	// disorder.
+	ctx  context.Context
+	end  context.CancelFunc
 	once sync.Once
 	dead chan struct{} // closed by kill
 	err  error         // why, once dead is closed
@@ -46,6 +51,7 @@ func connect(ctx context.Context, cfg *Config) (*link, error) {
 		return nil, dialError(ctx, cfg, addr, err)
 	}
 	l := &link{cfg: cfg, dead: make(chan struct{}), big: make(chan struct{}, credits/2/16)}
+	l.ctx, l.end = context.WithCancel(context.Background())
 	l.wire = &wire{Conn: tcp, seal: cfg.Seal, failed: l.kill}
 	l.wire.heard.Store(int64(time.Since(epoch)))
 	if err := l.login(ctx); err != nil {
@@ -105,10 +111,7 @@ func (l *link) login(ctx context.Context) (err error) {
 	if l.share, err = l.session.Mount(`\\` + cfg.Server + `\` + cfg.Share); err != nil {
 		return l.loginError(ctx, "attach", err)
 	}
-	// From here on nothing may be cancelled: a send that is given up half way
-	// leaves the transport's buffers in disorder. Calls are bounded by the
-	// link's death instead.
-	l.session = l.session.WithContext(context.Background())
+	l.session, l.share = l.session.WithContext(l.ctx), l.share.WithContext(l.ctx)
 	l.wire.established.Store(true)
 	return nil
 }
@@ -161,6 +164,7 @@ func (l *link) kill(why error) {
 		l.err = why
 		close(l.dead)
 		_ = l.wire.Conn.Close() // the reason is told already
+		l.end()
 	})
 }
 

@@ -325,7 +325,7 @@ func (v *Volume) begin() error {
 	return nil
 }
 
-// patience is the pause between failed reconnects.
+// patience is the longest pause between failed reconnects.
 const patience = 2 * time.Second
 
 // live is a connection that is not known to be dead. One reconnect runs at a
@@ -387,7 +387,7 @@ func (v *Volume) reconnect(dead *link, done chan struct{}) {
 	v.refused, v.redial = err, nil
 	switch {
 	case err != nil:
-		v.again = time.Now().Add(patience)
+		v.again = time.Now().Add(min(patience, v.cfg.EchoInterval))
 	case v.closed:
 		v.wg.Go(l.close)
 	default:
