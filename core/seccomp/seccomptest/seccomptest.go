@@ -1,0 +1,185 @@
+// Package seccomptest runs guests for tests: the test binary again, in a user
+// and mount namespace of its own, under the filter whose listener the test gets.
+package seccomptest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/seccomp"
+)
+
+// Program is what a guest does; it runs on the guest's main thread. Its
+// result is the exit code.
+type Program func(args []string) int
+
+const env = "LX_SECCOMPTEST"
+
+// guest is what a guest is told to do.
+type guest struct {
+	Program string
+	Args    []string
+	Options seccomp.Options
+}
+
+// A guest's main goroutine stays on the main thread: signals for a process go there.
+func init() {
+	if os.Getenv(env) != "" {
+		runtime.LockOSThread()
+	}
+}
+
+// Main is a test binary's TestMain: it runs the tests, or, in a guest, the
+// program that Start asked for.
+func Main(m *testing.M, programs map[string]Program) {
+	text := os.Getenv(env)
+	if text == "" {
+		os.Exit(m.Run())
+	}
+	var g guest
+	if err := json.Unmarshal([]byte(text), &g); err != nil {
+		die(err)
+	}
+	program, ok := programs[g.Program]
+	if !ok {
+		die(fmt.Errorf("no program %q", g.Program))
+	}
+	if err := handOver(g.Options); err != nil {
+		die(err)
+	}
+	os.Exit(program(g.Args))
+}
+
+func die(err error) {
+	fmt.Fprintln(os.Stderr, "guest:", err)
+	os.Exit(125)
+}
+
+// channel is the guest's end of the socket over which the listener goes.
+const channel = 3
+
+// handOver installs the filter, sends the listener and waits until the test
+// has it.
+func handOver(o seccomp.Options) error {
+	arch, err := seccomp.Native()
+	if err != nil {
+		return err
+	}
+	filter, err := seccomp.Assemble(arch, o)
+	if err != nil {
+		return err
+	}
+	fd, err := seccomp.Install(filter)
+	if err != nil {
+		return err
+	}
+	if err := unix.Sendmsg(channel, []byte{0}, unix.UnixRights(fd), nil, 0); err != nil {
+		return fmt.Errorf("cannot send the listener: %w", err)
+	}
+	if err := unix.Close(fd); err != nil {
+		return err
+	}
+	if n, err := unix.Read(channel, make([]byte, 1)); n != 1 || err != nil {
+		return fmt.Errorf("the test did not start the guest: %w", err)
+	}
+	return unix.Close(channel)
+}
+
+// Guest is a running guest.
+type Guest struct {
+	Listener int // closed by the test's cleanup
+	Process  *os.Process
+	cmd      *exec.Cmd
+	ours     int // our end of the channel; -1 once the program runs
+}
+
+// Start makes a guest that waits, under the filter, for Run. It is killed at
+// the end of the test.
+func Start(t testing.TB, o seccomp.Options, program string, args ...string) *Guest {
+	t.Helper()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := os.NewFile(uintptr(ends[1]), "channel")
+	defer theirs.Close()
+	text, err := json.Marshal(guest{program, args, o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Guest{ours: ends[0], Listener: -1}
+	g.cmd = exec.Command("/proc/self/exe")
+	g.cmd.Env = append(os.Environ(), env+"="+string(text))
+	g.cmd.ExtraFiles = []*os.File{theirs}
+	g.cmd.Stdout, g.cmd.Stderr = os.Stderr, os.Stderr
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	if err := g.cmd.Start(); err != nil {
+		unix.Close(g.ours)
+		t.Fatalf("cannot start a guest: %v", err)
+	}
+	g.Process = g.cmd.Process
+	t.Cleanup(func() { g.end() })
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(g.ours, make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || n == 0 {
+		t.Fatalf("no listener came from the guest: %v", err)
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Listener = fds[0]
+	return g
+}
+
+// Run lets the program begin.
+func (g *Guest) Run(t testing.TB) {
+	t.Helper()
+	if _, err := unix.Write(g.ours, []byte{0}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Wait answers the program's exit code, -1 for a death by a signal.
+func (g *Guest) Wait(t testing.TB) int {
+	t.Helper()
+	err := g.cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return g.cmd.ProcessState.ExitCode()
+}
+
+func (g *Guest) end() {
+	if g.cmd.ProcessState == nil {
+		g.Process.Kill()
+		g.cmd.Wait()
+	}
+	if g.Listener >= 0 {
+		unix.Close(g.Listener)
+	}
+	unix.Close(g.ours)
+}
+
+// Log is a logger into the test's output.
+func Log(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
