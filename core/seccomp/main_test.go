@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"sync"
@@ -62,27 +61,10 @@ func mount(args []string) int {
 	return errno
 }
 
-const saRestart = 0x10000000
-
-// sigaction is the kernel's struct of amd64 and arm64.
-type sigaction struct {
-	handler, flags, restorer uintptr
-	mask                     uint64
-}
-
-// catch makes Go's handler of s restart calls or not.
+// catch panics where seccomptest.Catch fails.
 func catch(s unix.Signal, restart bool) {
-	signal.Notify(make(chan os.Signal, 1), s)
-	var a sigaction
-	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), 0, uintptr(unsafe.Pointer(&a)), 8, 0, 0); errno != 0 {
-		panic(errno)
-	}
-	a.flags &^= saRestart
-	if restart {
-		a.flags |= saRestart
-	}
-	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&a)), 0, 8, 0, 0); errno != 0 {
-		panic(errno)
+	if err := seccomptest.Catch(s, restart); err != nil {
+		panic(err)
 	}
 }
 
@@ -108,6 +90,7 @@ func twoThreads([]string) int {
 	other := make(chan int)
 	go func() {
 		runtime.LockOSThread()
+		catch(unix.SIGUSR1, false)
 		other <- tryMount("//host/other")
 	}()
 	errno := tryMount("//host/main")

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -49,6 +50,9 @@ func Main(m *testing.M, programs map[string]Program) {
 	if err := json.Unmarshal([]byte(text), &g); err != nil {
 		die(err)
 	}
+	if err := blockSignals(); err != nil {
+		die(err)
+	}
 	program, ok := programs[g.Program]
 	if !ok {
 		die(fmt.Errorf("no program %q", g.Program))
@@ -57,6 +61,52 @@ func Main(m *testing.M, programs map[string]Program) {
 		die(err)
 	}
 	os.Exit(program(g.Args))
+}
+
+const stageEnv = "LX_SECCOMPTEST_STAGE"
+
+// blockSignals starts the guest once more with SIGUSR1, SIGUSR2 and SIGALRM
+// blocked, for a signal of the process must find the thread that Catch was
+// called on, and none of Go's own.
+func blockSignals() error {
+	if os.Getenv(stageEnv) != "" {
+		return nil
+	}
+	var set unix.Sigset_t
+	for _, s := range []unix.Signal{unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM} {
+		set.Val[0] |= 1 << (s - 1)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), stageEnv+"=2"))
+}
+
+// saRestart is SA_RESTART.
+const saRestart = 0x10000000
+
+// Catch lets the calling OS thread of a guest receive s (SIGUSR1, SIGUSR2 or
+// SIGALRM), to be caught by a handler that does nothing but end or restart
+// the call that it interrupts.
+func Catch(s unix.Signal, restart bool) error {
+	// struct sigaction of the kernel, on amd64 and arm64. Go's handler stays.
+	var a struct {
+		handler, flags, restorer uintptr
+		mask                     uint64
+	}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), 0, uintptr(unsafe.Pointer(&a)), 8, 0, 0); errno != 0 {
+		return errno
+	}
+	a.flags &^= saRestart
+	if restart {
+		a.flags |= saRestart
+	}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&a)), 0, 8, 0, 0); errno != 0 {
+		return errno
+	}
+	var set unix.Sigset_t
+	set.Val[0] = 1 << (s - 1)
+	return unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, nil)
 }
 
 func die(err error) {
