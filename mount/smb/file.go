@@ -273,10 +273,13 @@ func (v *Volume) Setattr(ctx context.Context, n volume.Node, vh volume.Handle, s
 				return volume.Attr{}, err
 			}
 		}
-		if err := v.setBasic(l, node, s); err != nil {
-			return volume.Attr{}, err
-		}
 		a, err := v.getattr(l, node, h)
+		if err == nil && (s.Mode != nil || s.Atime != nil || s.Mtime != nil) {
+			var changed bool
+			if changed, err = v.setBasic(l, node, a, s); err == nil && changed {
+				a, err = v.getattr(l, node, h)
+			}
+		}
 		if err == nil {
 			v.learn(node, a)
 		}
@@ -301,31 +304,25 @@ func (v *Volume) truncate(l *link, node *pathtree.Node, h *handle, size uint64) 
 	return l.share.Truncate(path, int64(size))
 }
 
-// setBasic sets times and the read-only attribute (MS-FSCC 2.4.7). The
-// transport sets both times or none, so a missing one is read first.
-func (v *Volume) setBasic(l *link, node *pathtree.Node, s volume.SetAttr) error {
-	if s.Mode == nil && s.Atime == nil && s.Mtime == nil {
-		return nil
-	}
+// setBasic sets times and the read-only attribute (MS-FSCC 2.4.7), the latter
+// where it differs from what now has. The transport sets both times or none.
+func (v *Volume) setBasic(l *link, node *pathtree.Node, now volume.Attr, s volume.SetAttr) (changed bool, err error) {
 	v.names.RLock()
 	defer v.names.RUnlock()
 	path, err := v.path(node)
 	if err != nil {
-		return err
-	}
-	var now volume.Attr
-	if s.Mode != nil || s.Atime == nil || s.Mtime == nil {
-		if now, err = v.lstat(l, path); err != nil {
-			return err
-		}
+		return false, err
 	}
 	if s.Mode != nil && now.Mode&syscall.S_IFMT == syscall.S_IFREG && (*s.Mode&0o222 == 0) != (now.Mode&0o222 == 0) {
-		if err := l.share.Chmod(path, os.FileMode(*s.Mode&0o777|*s.Mode&0o222>>1|(*s.Mode&0o022)<<3)); err != nil {
-			return err
+		// The transport looks at the owner's permission only.
+		perm := os.FileMode(0o444)
+		if *s.Mode&0o222 != 0 {
+			perm = 0o644
 		}
-	}
-	if s.Atime == nil && s.Mtime == nil {
-		return nil
+		if err := l.share.Chmod(path, perm); err != nil {
+			return false, err
+		}
+		changed = true
 	}
 	atime, mtime := now.Atime, now.Mtime
 	if s.Atime != nil {
@@ -334,7 +331,10 @@ func (v *Volume) setBasic(l *link, node *pathtree.Node, s volume.SetAttr) error 
 	if s.Mtime != nil {
 		mtime = *s.Mtime
 	}
-	return l.share.Chtimes(path, atime, mtime)
+	if s.Atime == nil && s.Mtime == nil {
+		return changed, nil
+	}
+	return true, l.share.Chtimes(path, atime, mtime)
 }
 
 // Close implements volume.Handle.
