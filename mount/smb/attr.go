@@ -11,14 +11,11 @@ import (
 	"github.com/lxbridge/lx/mount/volume"
 )
 
-// File attributes and reparse tags (MS-FSCC 2.6, 2.1.2.1).
+// File attributes (MS-FSCC 2.6).
 const (
 	attrReadonly  = 0x1
 	attrDirectory = 0x10
 	attrReparse   = 0x400
-
-	tagSymlink    = 0xA000000C
-	tagMountPoint = 0xA0000003
 )
 
 // attr is fi as stat(2) shows it: owner and mode come from the mount's

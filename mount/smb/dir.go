@@ -245,6 +245,9 @@ func (v *Volume) ReadDir(ctx context.Context, d volume.Node) (volume.DirStream, 
 	ls, err := run(ctx, v, call[*listing]{op: "list", node: dir, repeat: true, do: func(l *link) (*listing, error) {
 		v.names.RLock()
 		defer v.names.RUnlock()
+		if !v.is(dir, syscall.S_IFDIR) {
+			return nil, syscall.ENOTDIR
+		}
 		path, err := v.path(dir)
 		if err != nil {
 			return nil, err
@@ -294,19 +297,13 @@ func (s *listing) read(n int) (infos []os.FileInfo, err error) {
 
 // Next implements volume.DirStream.
 func (s *listing) Next(ctx context.Context) ([]volume.DirEntry, error) {
-	list, err := run(ctx, s.v, call[[]volume.DirEntry]{op: "list", node: s.dir, do: func(*link) ([]volume.DirEntry, error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+	list, err := run(ctx, s.v, call[[]volume.DirEntry]{op: "list", node: s.dir, do: func(l *link) ([]volume.DirEntry, error) {
 		for {
-			if len(s.rest) == 0 && s.f != nil && s.err == nil {
-				s.err = s.fill()
+			infos, err := s.take()
+			if err != nil || len(infos) == 0 {
+				return nil, err
 			}
-			if len(s.rest) == 0 {
-				return nil, s.err
-			}
-			infos := s.rest[:min(batch, len(s.rest))]
-			s.rest = s.rest[len(infos):]
-			if list := s.entries(infos); len(list) > 0 {
+			if list := s.entries(l, infos); len(list) > 0 {
 				return list, nil
 			}
 		}
@@ -323,9 +320,24 @@ func (s *listing) Next(ctx context.Context) ([]volume.DirEntry, error) {
 	return list, err
 }
 
-// entries are the names that may be shown, each counted like a Lookup where
-// its attributes are complete: a possible symlink is left to Lookup.
-func (s *listing) entries(infos []os.FileInfo) []volume.DirEntry {
+// take is the next batch; none after the last.
+func (s *listing) take() ([]os.FileInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.rest) == 0 && s.f != nil && s.err == nil {
+		s.err = s.fill()
+	}
+	if len(s.rest) == 0 {
+		return nil, s.err
+	}
+	infos := s.rest[:min(batch, len(s.rest))]
+	s.rest = s.rest[len(infos):]
+	return infos, nil
+}
+
+// entries are the names that may be shown, each counted like a Lookup. What
+// may be a symbolic link is asked for its target.
+func (s *listing) entries(l *link, infos []os.FileInfo) []volume.DirEntry {
 	list := make([]volume.DirEntry, 0, len(infos))
 	for _, info := range infos {
 		fi := info.(*smb2.FileStat)
@@ -334,18 +346,26 @@ func (s *listing) entries(infos []os.FileInfo) []volume.DirEntry {
 			continue
 		}
 		a := s.v.attr(fi)
-		e := volume.DirEntry{Name: name, Type: fileType(a.Mode)}
-		switch {
-		case fi.FileAttributes&attrReparse != 0:
-			if fi.ReparsePointTag == tagSymlink || fi.ReparsePointTag == tagMountPoint {
-				e.Type = os.ModeSymlink
-			}
-		case !s.v.maybeMF(fi):
-			e.Attr, e.Node = a, s.v.child(s.dir, name, a)
+		if fi.FileAttributes&attrReparse != 0 || s.v.maybeMF(fi) {
+			s.resolve(l, name, fi, &a)
 		}
-		list = append(list, e)
+		list = append(list, volume.DirEntry{Name: name, Type: fileType(a.Mode), Attr: a, Node: s.v.child(s.dir, name, a)})
 	}
 	return list
+}
+
+// resolve turns a into a symbolic link's where fi is one. What cannot be
+// asked stays what its attributes say.
+func (s *listing) resolve(l *link, name string, fi *smb2.FileStat, a *volume.Attr) {
+	s.v.names.RLock()
+	defer s.v.names.RUnlock()
+	path, err := s.v.join(s.dir, name)
+	if err != nil {
+		return
+	}
+	if target, ok, err := s.v.target(l, path, fi); err == nil && ok {
+		*a = symlink(*a, target)
+	}
 }
 
 func (s *listing) at() *pathtree.Node { return s.dir }

@@ -91,11 +91,13 @@ func TestSilentServer(t *testing.T) {
 
 func TestIdleServerIsAsked(t *testing.T) {
 	s := smbtest.New(t, smbtest.Options{})
-	v := dial(t, quick(s)).(*Volume)
+	c := quick(s)
+	c.EchoInterval = 400 * time.Millisecond
+	v := dial(t, c).(*Volume)
 	select {
 	case <-v.link.dead:
 		t.Errorf("an idle connection was given up: %v", v.link.err)
-	case <-time.After(5 * v.cfg.EchoInterval):
+	case <-time.After(4 * v.cfg.EchoInterval):
 	}
 }
 

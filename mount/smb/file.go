@@ -18,7 +18,8 @@ import (
 type handle struct {
 	v    *Volume
 	node *pathtree.Node
-	mode int // O_RDONLY, O_WRONLY or O_RDWR
+	mode int // O_RDONLY, O_WRONLY or O_RDWR, as the server was asked
+	user int // the same, as the caller asked
 
 	// gate is held for reading during transfers, and for writing while f is
 	// exchanged. Where names is taken too, it is taken first.
@@ -116,8 +117,8 @@ func (h *handle) same(l *link, path string) error {
 }
 
 // opened is a handle on f, counted among what is open.
-func (v *Volume) opened(l *link, n *pathtree.Node, f *smb2.File, mode int) *handle {
-	h := &handle{v: v, node: n, mode: mode, f: f, on: l}
+func (v *Volume) opened(l *link, n *pathtree.Node, f *smb2.File, mode, flags int) *handle {
+	h := &handle{v: v, node: n, mode: mode, user: flags & syscall.O_ACCMODE, f: f, on: l}
 	v.track(h)
 	return h
 }
@@ -132,6 +133,9 @@ func (v *Volume) Open(ctx context.Context, n volume.Node, flags int) (volume.Han
 		if err != nil {
 			return nil, err
 		}
+		if v.knownOf(node).mode&syscall.S_IFMT == syscall.S_IFDIR {
+			return nil, syscall.EISDIR
+		}
 		mode := flags & syscall.O_ACCMODE
 		if flags&syscall.O_TRUNC != 0 && mode == os.O_RDONLY {
 			mode = os.O_RDWR
@@ -145,7 +149,7 @@ func (v *Volume) Open(ctx context.Context, n volume.Node, flags int) (volume.Han
 				return nil, errors.Join(err, f.Close())
 			}
 		}
-		return v.opened(l, node, f, mode), nil
+		return v.opened(l, node, f, mode, flags), nil
 	}})
 	if err != nil {
 		return nil, err
@@ -162,8 +166,8 @@ type created struct {
 }
 
 // Create implements volume.Volume. Of the mode only the absence of write
-// permission counts, as the read-only attribute. The handle can also read
-// where the server allows it.
+// permission counts, as the read-only attribute. The server is asked for
+// reading too, which attributes need.
 func (v *Volume) Create(ctx context.Context, d volume.Node, name string, flags int, mode uint32) (volume.Node, volume.Attr, volume.Handle, error) {
 	dir := d.(*pathtree.Node)
 	c, err := run(ctx, v, call[created]{op: "create", name: name, do: func(l *link) (created, error) {
@@ -211,7 +215,7 @@ func (v *Volume) create(l *link, dir *pathtree.Node, name, path string, flags in
 		return created{}, errors.Join(err, f.Close())
 	}
 	n := v.child(dir, name, a)
-	return created{found{n, a}, v.opened(l, n, f, access)}, nil
+	return created{found{n, a}, v.opened(l, n, f, access, flags)}, nil
 }
 
 // createdAttr reads the attributes of a file just opened.
@@ -291,7 +295,7 @@ func (v *Volume) truncate(l *link, node *pathtree.Node, h *handle, size uint64) 
 	if size > 1<<63-1 {
 		return syscall.EFBIG
 	}
-	if h != nil && h.mode != os.O_RDONLY {
+	if h != nil && h.user != os.O_RDONLY {
 		h.written(size, true)
 		return h.use(l, func(f *smb2.File) error { return f.Truncate(int64(size)) })
 	}
@@ -355,8 +359,8 @@ func (h *handle) Close(ctx context.Context) error {
 
 // Sync implements volume.Handle (MS-SMB2 2.2.17, FLUSH).
 func (h *handle) Sync(ctx context.Context) error {
-	if h.mode == os.O_RDONLY {
-		return nil
+	if h.user == os.O_RDONLY {
+		return context.Cause(ctx)
 	}
 	return exec(ctx, h.v, call[struct{}]{op: "sync", node: h.node, repeat: true}, func(l *link) error {
 		return h.use(l, func(f *smb2.File) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math/bits"
+	"os"
 	"sync"
 	"syscall"
 
@@ -40,8 +41,11 @@ func giveBack(b []byte) {
 // ReadAt implements volume.Handle. More than one request's worth is read in
 // parallel.
 func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off < 0 {
+	switch {
+	case off < 0:
 		return 0, syscall.EINVAL
+	case h.user == os.O_WRONLY:
+		return 0, syscall.EBADF
 	}
 	return h.split(len(p), limit(h.v.cfg.MaxRead), func(from, to int) (int, error) {
 		return h.readChunk(ctx, p[from:to], off+int64(from))
@@ -50,8 +54,11 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // WriteAt implements volume.Handle.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off < 0 {
+	switch {
+	case off < 0:
 		return 0, syscall.EINVAL
+	case h.user == os.O_RDONLY:
+		return 0, syscall.EBADF
 	}
 	return h.split(len(p), limit(h.v.cfg.MaxWrite), func(from, to int) (int, error) {
 		return h.writeChunk(ctx, p[from:to], off+int64(from))

@@ -185,8 +185,18 @@ func (v *Volume) path(n *pathtree.Node) (string, error) {
 	return v.wirePath(p)
 }
 
+// is reports whether the server last told that n is of the given type, or
+// nothing yet.
+func (v *Volume) is(n *pathtree.Node, typ uint32) bool {
+	mode := v.knownOf(n).mode
+	return mode == 0 || mode&syscall.S_IFMT == typ
+}
+
 // join is where name in dir is on the server. names must be held.
 func (v *Volume) join(dir *pathtree.Node, name string) (string, error) {
+	if !v.is(dir, syscall.S_IFDIR) {
+		return "", syscall.ENOTDIR
+	}
 	if _, err := v.cfg.MapChars.encode(name); err != nil {
 		return "", err
 	}
@@ -231,7 +241,11 @@ func (c *call[T]) failure(v *Volume, err error) error {
 // transport must not be cancelled while it sends.
 func run[T any](ctx context.Context, v *Volume, c call[T]) (T, error) {
 	var none T
-	if err := v.begin(); err != nil {
+	err := context.Cause(ctx)
+	if err == nil {
+		err = v.begin()
+	}
+	if err != nil {
 		return none, c.failure(v, err)
 	}
 	if ctx.Done() == nil {
