@@ -24,7 +24,7 @@ func (s *Server) prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, d := range []string{"private", "lock", "state", "cache", "pid", "ncalrpc"} {
+	for _, d := range []string{"private", "lock", "state", "cache", "pid", "ncalrpc", "log"} {
 		if err := os.MkdirAll(s.file(d), 0o755); err != nil {
 			return err
 		}
@@ -104,7 +104,6 @@ func (s *Server) config(who *user.User) string {
 		"cache directory = " + s.file("cache"),
 		"pid directory = " + s.file("pid"),
 		"ncalrpc dir = " + s.file("ncalrpc"),
-		"log file = " + s.file("log.smbd"),
 		"smb ports = " + strconv.Itoa(s.Port),
 		"interfaces = lo 127.0.0.1",
 		"bind interfaces only = yes",

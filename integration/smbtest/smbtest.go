@@ -25,6 +25,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cloudsoda/go-smb2"
 )
 
 // Packages are what smbd of Debian 12 loads beyond an installed minimal system.
@@ -146,7 +148,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	if s.cmd != nil {
 		return errors.New("smbd is already running")
 	}
-	cmd := exec.Command(s.bin, "--foreground", "--no-process-group", "--configfile="+s.file("smb.conf"), "--log-basename="+s.file("log"))
+	cmd := exec.Command(s.bin, "--foreground", "--no-process-group", "--debug-stdout", "--configfile="+s.file("smb.conf"), "--log-basename="+s.file("log"))
 	cmd.Env = s.env
 	// A process group of its own takes the signals for smbd and its children.
 	// smbd ends by itself when its standard input does, so it cannot outlive us.
@@ -175,39 +177,46 @@ func (s *Server) Restart(ctx context.Context) error {
 	return nil
 }
 
-// ready waits until smbd accepts connections.
+// ready waits until smbd serves shares: it accepts connections a moment
+// before, and then refuses to attach them.
 func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	var d net.Dialer
 	for {
-		c, err := d.DialContext(ctx, "tcp", s.Addr())
+		err := s.attach(ctx)
 		if err == nil {
-			return c.Close()
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-s.done:
 			return fmt.Errorf("smbd has ended: %s", s.Log())
 		case <-ctx.Done():
-			return fmt.Errorf("smbd does not listen on %s: %w: %s", s.Addr(), err, s.Log())
+			return fmt.Errorf("smbd does not serve on %s: %w: %s", s.Addr(), err, s.Log())
 		}
 	}
 }
 
+func (s *Server) attach(ctx context.Context) error {
+	d := smb2.Dialer{Initiator: &smb2.NTLMInitiator{User: s.User, Password: s.Password}}
+	session, err := d.Dial(ctx, s.Addr())
+	if err != nil {
+		return err
+	}
+	session = session.WithContext(ctx)
+	_, err = session.Mount(Data)
+	return errors.Join(err, session.Logoff())
+}
+
 // Log is what smbd said so far.
 func (s *Server) Log() string {
-	var b strings.Builder
-	for _, name := range []string{"output", "log.smbd"} {
-		text, err := os.ReadFile(s.file(name))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			fmt.Fprintln(&b, err)
-		}
-		b.Write(text)
+	text, err := os.ReadFile(s.file("output"))
+	if err != nil {
+		return err.Error()
 	}
-	return strings.TrimSpace(b.String())
+	return strings.TrimSpace(string(text))
 }
 
 // Kill ends smbd and its children with SIGKILL; the shares stay.
