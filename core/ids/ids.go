@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +22,18 @@ import (
 // Handlers serve the rows of seccomp.FeatureIDs.
 func Handlers() seccomp.Handlers {
 	h := seccomp.Handlers{
-		"chown":    {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return chown(ctx, t, unix.AT_FDCWD, 0, 1, 0) }},
-		"lchown":   {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return chown(ctx, t, unix.AT_FDCWD, 0, 1, unix.AT_SYMLINK_NOFOLLOW) }},
-		"fchownat": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return chown(ctx, t, int(int32(t.Args[0])), 1, 2, int(t.Args[4])) }},
-		"fchown":   {Serve: fchown},
-		"mknod":    {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return mknod(ctx, t, unix.AT_FDCWD, 0) }},
-		"mknodat":  {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return mknod(ctx, t, int(int32(t.Args[0])), 1) }},
+		"chown": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return chown(ctx, t, unix.AT_FDCWD, 0, 1, 0) }},
+		"lchown": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
+			return chown(ctx, t, unix.AT_FDCWD, 0, 1, unix.AT_SYMLINK_NOFOLLOW)
+		}},
+		"fchownat": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
+			return chown(ctx, t, int(int32(t.Args[0])), 1, 2, int(t.Args[4]))
+		}},
+		"fchown": {Serve: fchown},
+		"mknod":  {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return mknod(ctx, t, unix.AT_FDCWD, 0) }},
+		"mknodat": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
+			return mknod(ctx, t, int(int32(t.Args[0])), 1)
+		}},
 	}
 	for _, name := range []string{"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setgroups"} {
 		h[name] = seccomp.Handler{Inline: change}
@@ -42,16 +49,46 @@ func change(t *seccomp.Trap) (seccomp.Reply, bool) {
 	return seccomp.Reply{}, true
 }
 
+// single is the first user namespace seen to have the single-id map, which is
+// the environment's own. It is held open, so that its number names no other.
+var single atomic.Pointer[unix.Stat_t]
+
 // ours says whether the caller lives in a user namespace with the single-id
 // map. A namespace made inside has a map of its own, which the kernel knows.
 func ours(t *seccomp.Trap) bool {
+	link := fmt.Sprintf("/proc/%d/ns/user", t.TID)
+	known := single.Load()
+	if known != nil {
+		var st unix.Stat_t
+		if err := unix.Stat(link, &st); err == nil && st.Ino == known.Ino && st.Dev == known.Dev {
+			return true
+		}
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", t.TID))
 	if err != nil {
 		return false
 	}
 	var inside, outside, size uint32
 	n, err := fmt.Sscan(string(b), &inside, &outside, &size)
-	return err == nil && n == 3 && inside == 0 && size == 1
+	if err != nil || n != 3 || inside != 0 || size != 1 {
+		return false
+	}
+	if known == nil {
+		hold(link)
+	}
+	return true
+}
+
+// hold makes the namespace the known one, for as long as the process lives.
+func hold(link string) {
+	fd, err := unix.Open(link, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || !single.CompareAndSwap(nil, &st) {
+		unix.Close(fd)
+	}
 }
 
 // mapped is id, or -1 where it does not exist.
