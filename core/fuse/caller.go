@@ -7,11 +7,13 @@ type callerKey struct{}
 // CallerOf answers who made the request that ctx belongs to; ok is false for a
 // context that no Server made.
 func CallerOf(ctx context.Context) (c Caller, ok bool) {
-	c, ok = ctx.Value(callerKey{}).(Caller)
-	return c, ok
+	if p, ok := ctx.Value(callerKey{}).(*Caller); ok {
+		return *p, true
+	}
+	return Caller{}, false
 }
 
 // WithCaller is ctx with a caller, for work done on somebody's behalf outside a request.
 func WithCaller(ctx context.Context, c Caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, c)
+	return context.WithValue(ctx, callerKey{}, &c)
 }

@@ -1,0 +1,87 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The tests mount, so they run in a user and mount namespace of their own.
+const inNamespace = "LX_FUSE_TEST_NAMESPACE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(inNamespace) != "" {
+		if role := os.Getenv(roleEnv); role != "" {
+			os.Exit(roles[role]())
+		}
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "cannot run the tests in a user namespace:", err)
+		os.Exit(1)
+	}
+}
+
+// roleEnv makes the test binary play a part of a test: a key of roles.
+const roleEnv = "LX_FUSE_TEST_ROLE"
+
+var roles = map[string]func() int{}
+
+// serve mounts fs until the test ends, where it checks that Serve ends well.
+func serve(t testing.TB, fs FileSystem, cfg Config) (dir string, s *Server) {
+	t.Helper()
+	dir = t.TempDir()
+	s, err := New(fs, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, err := Mount(dir, MountConfig{Source: "test", Subtype: "lx.test", AllowOther: true, DefaultPermissions: true}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, ok := fs.(*memfs); ok {
+		m.server = s
+	}
+	go s.Serve(context.Background(), dev)
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			t.Error(err)
+		}
+		if err := s.Wait(); err != nil && !errors.Is(err, ErrClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return dir, s
+}
+
+// open opens a file of a mount that this process serves itself. os.Open would
+// ask epoll_ctl(2), which asks the file system, while it keeps a stop of the
+// world, which keeps the Server, from going on.
+func open(t testing.TB, name string, flags int) *os.File {
+	t.Helper()
+	fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		t.Fatalf("open %s: %v", name, err)
+	}
+	return os.NewFile(uintptr(fd), name)
+}
