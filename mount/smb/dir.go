@@ -234,7 +234,8 @@ type listing struct {
 	dir *pathtree.Node
 
 	mu   sync.Mutex // held during requests
-	f    *smb2.File // nil once all is read
+	on   *link
+	f    *smb2.File // on that link; nil once all is read
 	rest []os.FileInfo
 	err  error // what ended reading early
 }
@@ -256,7 +257,7 @@ func (v *Volume) ReadDir(ctx context.Context, d volume.Node) (volume.DirStream, 
 		if err != nil {
 			return nil, err
 		}
-		ls := &listing{v: v, dir: dir, f: f}
+		ls := &listing{v: v, dir: dir, on: l, f: f}
 		if err := ls.fill(); err != nil {
 			return nil, err
 		}
@@ -281,6 +282,9 @@ func (s *listing) fill() error {
 	s.v.untrack(s)
 	err = errors.Join(ignoreEOF(err), s.f.Close())
 	s.f = nil
+	if err != nil && !s.on.alive() {
+		err = s.on.failure("list")
+	}
 	return err
 }
 
@@ -390,5 +394,9 @@ func (s *listing) Close() error {
 	s.v.untrack(s)
 	f := s.f
 	s.f = nil
-	return failure("close", s.v.name(s.dir), f.Close())
+	if !s.on.alive() {
+		return nil
+	}
+	_, err := guarded(s.on, func(*link) (struct{}, error) { return struct{}{}, f.Close() })
+	return failure("close", s.v.name(s.dir), err)
 }

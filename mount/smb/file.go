@@ -341,20 +341,36 @@ func (v *Volume) setBasic(l *link, node *pathtree.Node, now volume.Attr, s volum
 	return true, l.share.Chtimes(path, atime, mtime)
 }
 
-// Close implements volume.Handle.
+// Close implements volume.Handle. The server's handle is closed even where ctx
+// has ended, and nothing is dialled for it.
 func (h *handle) Close(ctx context.Context) error {
-	return exec(ctx, h.v, call[struct{}]{op: "close", node: h.node}, func(*link) error {
-		h.v.untrack(h)
-		h.gate.Lock()
-		defer h.gate.Unlock()
-		h.closed = true
-		f := h.f
-		h.f = nil
-		if f == nil || !h.on.alive() {
-			return nil
-		}
-		return f.Close()
-	})
+	h.v.untrack(h)
+	if h.v.begin() != nil {
+		return nil // the connection, and with it the server's handle, is closed
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer h.v.wg.Done()
+		done <- h.close()
+	}()
+	select {
+	case err := <-done:
+		return failure("close", h.v.name(h.node), err)
+	case <-ctx.Done():
+		return failure("close", h.v.name(h.node), context.Cause(ctx))
+	}
+}
+
+func (h *handle) close() error {
+	h.gate.Lock()
+	defer h.gate.Unlock()
+	f := h.f
+	h.f, h.closed = nil, true
+	if f == nil || !h.on.alive() {
+		return nil
+	}
+	_, err := guarded(h.on, func(*link) (struct{}, error) { return struct{}{}, f.Close() })
+	return err
 }
 
 // Sync implements volume.Handle (MS-SMB2 2.2.17, FLUSH).

@@ -230,10 +230,11 @@ type call[T any] struct {
 
 // failure is err for the caller of the volume; the name is sought only now.
 func (c *call[T]) failure(v *Volume, err error) error {
+	name := c.name
 	if err != nil && c.node != nil {
-		c.name = v.name(c.node)
+		name = v.name(c.node)
 	}
-	return failure(c.op, c.name, err)
+	return failure(c.op, name, err)
 }
 
 // run does c on the live connection. It returns promptly when ctx ends; c then
