@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/mount"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"lx": func() { os.Exit(Main(os.Args[1:])) },
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("LX_RUNTIME_DIR", e.WorkDir+"/run")
+			return nil
+		},
+	})
+}
+
+func TestReport(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code int
+		text string
+	}{
+		{nil, 0, ""},
+		{exitCode(7), 7, ""},
+		{errors.New("boom"), 1, "lx: boom\n"},
+		{withHint(errors.New("boom"), "try this"), 1, "lx: boom\nhint: try this\n"},
+		{usageError{errors.New("what?")}, 2, "lx: what?\nTry 'lx --help'.\n"},
+		{&env.ExitError{Code: env.ExitNotFound, Err: errors.New("no such command")}, 127, "lx: no such command\n"},
+		{fmt.Errorf("wrapped: %w", exitCode(3)), 3, ""},
+	} {
+		var b bytes.Buffer
+		if code := report(&b, c.err); code != c.code || b.String() != c.text {
+			t.Errorf("%v: %d %q, want %d %q", c.err, code, b.String(), c.code, c.text)
+		}
+	}
+}
+
+func TestStatus(t *testing.T) {
+	var code exitCode
+	if status(syscall.WaitStatus(0)) != nil {
+		t.Error("success is an error")
+	}
+	if err := status(syscall.WaitStatus(7 << 8)); !errors.As(err, &code) || code != 7 {
+		t.Errorf("exit 7: %v", err)
+	}
+	if err := status(syscall.WaitStatus(syscall.SIGTERM)); !errors.As(err, &code) || code != 128+15 {
+		t.Errorf("SIGTERM: %v", err)
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"host": true, "host-2": true, "a.b_c": true,
+		"": false, "../x": false, "a/b": false, ".hidden": false, "-d": false, strings.Repeat("x", 65): false,
+	} {
+		if err := checkName(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestPrintMounts(t *testing.T) {
+	var b bytes.Buffer
+	if err := printMounts(&b, []mount.Info{{Source: "//nas/my \"photos\"\x1b", Target: "/mnt", Type: "cifs", State: mount.Connected, BytesRead: 1536}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); !strings.Contains(got, `//nas/my "photos"\x1b`) || !strings.Contains(got, "1.5K") {
+		t.Errorf("printed %q", got)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0", 1023: "1023", 1024: "1.0K", 1 << 20: "1.0M", 1<<20 - 1: "1.0M", 1 << 63: "8.0E"} {
+		if got := size(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
