@@ -40,6 +40,9 @@ func (v *Volume) attr(fi *smb2.FileStat) volume.Attr {
 	if a.Ctime.IsZero() {
 		a.Ctime = a.Mtime
 	}
+	if a.Atime.IsZero() {
+		a.Atime = a.Mtime
+	}
 	return a
 }
 

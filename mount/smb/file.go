@@ -3,9 +3,11 @@ package smb
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cloudsoda/go-smb2"
 
@@ -338,7 +340,19 @@ func (v *Volume) setBasic(l *link, node *pathtree.Node, now volume.Attr, s volum
 	if s.Atime == nil && s.Mtime == nil {
 		return changed, nil
 	}
-	return true, l.share.Chtimes(path, atime, mtime)
+	return true, l.share.Chtimes(path, storable(atime), storable(mtime))
+}
+
+// storable is the nearest time to t that the transport can pass on: it counts
+// nanoseconds since 1970 in 64 bits.
+func storable(t time.Time) time.Time {
+	if first := time.Unix(0, math.MinInt64); t.Before(first) {
+		return first
+	}
+	if last := time.Unix(0, math.MaxInt64); t.After(last) {
+		return last
+	}
+	return t
 }
 
 // Close implements volume.Handle. The server's handle is closed even where ctx

@@ -183,6 +183,73 @@ func files(t *testing.T, v volume.Volume, dir string) {
 	}
 }
 
+// TestReadOnly: the attribute protects from writing, not from removal and
+// replacement; a share that is read only refuses everything.
+func TestReadOnly(t *testing.T) {
+	s := smbtest.New(t, smbtest.Options{})
+	v := dial(t, config(s, smbtest.Data))
+	ctx := t.Context()
+	for _, name := range []string{"removed", "replaced"} {
+		n, a, h, err := v.Create(ctx, v.Root(), name, os.O_RDWR, 0o444)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Mode != syscall.S_IFREG|0o555 {
+			t.Errorf("mode %o", a.Mode)
+		}
+		if _, err := h.WriteAt(ctx, []byte("x"), 0); err != nil {
+			t.Errorf("writing to a file created without write permission: %v", err)
+		}
+		if err := h.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		_, err = v.Open(ctx, n, os.O_RDWR)
+		wantErrno(t, "opening for writing", err, syscall.EACCES)
+	}
+	wantErrno(t, "unlink", v.Unlink(ctx, v.Root(), "removed"), 0)
+	_, h := create(t, v, "new", []byte("new"))
+	wantErrno(t, "rename over", v.Rename(ctx, v.Root(), "new", v.Root(), "replaced", 0), 0)
+	if b, err := os.ReadFile(filepath.Join(s.Path(smbtest.Data), "replaced")); err != nil || string(b) != "new" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := h.Close(ctx); err != nil {
+		t.Error(err)
+	}
+
+	ro := dial(t, config(s, smbtest.ReadOnly))
+	_, _, _, err := ro.Create(ctx, ro.Root(), "file", os.O_RDWR, 0o644)
+	wantErrno(t, "create", err, syscall.EACCES)
+	n, _, err := ro.Lookup(ctx, ro.Root(), "replaced")
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := uint64(0)
+	_, err = ro.Setattr(ctx, n, nil, volume.SetAttr{Size: &size})
+	wantErrno(t, "truncate", err, syscall.EACCES)
+	wantErrno(t, "unlink", ro.Unlink(ctx, ro.Root(), "replaced"), syscall.EACCES)
+	_, _, err = ro.Mkdir(ctx, ro.Root(), "dir", 0o755)
+	wantErrno(t, "mkdir", err, syscall.EACCES)
+}
+
+func TestTimes(t *testing.T) {
+	s := smbtest.New(t, smbtest.Options{})
+	v := dial(t, config(s, smbtest.Data))
+	n, h := create(t, v, "file", nil)
+	defer h.Close(t.Context())
+	for _, want := range []time.Time{time.Unix(0, 0), time.Unix(1, 0), time.Unix(-1, 0), time.Unix(1<<31, 100), time.Unix(4e9, 999_999_900)} {
+		a := must[volume.Attr](t)(v.Setattr(t.Context(), n, h, volume.SetAttr{Atime: &want, Mtime: &want}))
+		if !a.Mtime.Equal(want) || !a.Atime.Equal(want) {
+			t.Errorf("set %v, got %v and %v", want, a.Atime, a.Mtime)
+		}
+	}
+	for _, beyond := range []time.Time{{}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		a := must[volume.Attr](t)(v.Setattr(t.Context(), n, nil, volume.SetAttr{Mtime: &beyond}))
+		if got := a.Mtime; got.Year() > 1700 && got.Year() < 2200 {
+			t.Errorf("set %v, got %v", beyond, got)
+		}
+	}
+}
+
 // TestNames carries every printable ASCII character, alone, inside and at the end.
 func TestNames(t *testing.T) {
 	s := smbtest.New(t, smbtest.Options{})

@@ -23,6 +23,10 @@ const (
 	statusInvalidParameter status = 0xC000000D
 	statusSharingViolation status = 0xC0000043
 
+	statusNetworkNameDeleted status = 0xC00000C9
+	statusUserSessionDeleted status = 0xC0000203
+	statusSessionExpired     status = 0xC000035C
+
 	// How servers say that they keep no symbolic links.
 	statusInvalidDeviceRequest status = 0xC0000010
 	statusNotSupported         status = 0xC00000BB
@@ -76,7 +80,7 @@ var statuses = map[status]struct {
 	0xC00000B5:                 {syscall.ETIMEDOUT, "STATUS_IO_TIMEOUT", ""},
 	0xC00000BA:                 {syscall.EISDIR, "STATUS_FILE_IS_A_DIRECTORY", ""},
 	statusNotSupported:         {syscall.EOPNOTSUPP, "STATUS_NOT_SUPPORTED", "the server does not support it"},
-	0xC00000C9:                 {syscall.ENOENT, "STATUS_NETWORK_NAME_DELETED", "the share is gone"},
+	statusNetworkNameDeleted:   {syscall.ENOENT, "STATUS_NETWORK_NAME_DELETED", "the share is gone"},
 	0xC00000CA:                 {syscall.EACCES, "STATUS_NETWORK_ACCESS_DENIED", ""},
 	statusBadNetworkName:       {syscall.ENOENT, "STATUS_BAD_NETWORK_NAME", "the server has no such share"},
 	0xC00000D0:                 {syscall.EIO, "STATUS_REQUEST_NOT_ACCEPTED", "the server takes no more connections"},
@@ -91,7 +95,7 @@ var statuses = map[status]struct {
 	0xC000014B:                 {syscall.EPIPE, "STATUS_PIPE_BROKEN", ""},
 	0xC000015B:                 {syscall.EACCES, "STATUS_LOGON_TYPE_NOT_GRANTED", "the account may not log in over the network"},
 	0xC0000193:                 {syscall.EKEYEXPIRED, "STATUS_ACCOUNT_EXPIRED", "the account has expired"},
-	0xC0000203:                 {syscall.EIO, "STATUS_USER_SESSION_DELETED", "the server has ended the session"},
+	statusUserSessionDeleted:   {syscall.EIO, "STATUS_USER_SESSION_DELETED", "the server has ended the session"},
 	0xC0000205:                 {syscall.ENOMEM, "STATUS_INSUFF_SERVER_RESOURCES", ""},
 	0xC000020C:                 {syscall.EHOSTDOWN, "STATUS_CONNECTION_DISCONNECTED", ""},
 	0xC0000224:                 {syscall.EKEYEXPIRED, "STATUS_PASSWORD_MUST_CHANGE", "the password must be changed"},
@@ -100,7 +104,7 @@ var statuses = map[status]struct {
 	0xC0000257:                 {syscall.EREMOTE, "STATUS_PATH_NOT_COVERED", "it lies on another server (DFS), which is not supported"},
 	statusNotAReparsePoint:     {syscall.ENODATA, "STATUS_NOT_A_REPARSE_POINT", ""},
 	0xC0000279:                 {syscall.EIO, "STATUS_IO_REPARSE_TAG_NOT_HANDLED", ""},
-	0xC000035C:                 {syscall.EIO, "STATUS_NETWORK_SESSION_EXPIRED", "the session has expired"},
+	statusSessionExpired:       {syscall.EIO, "STATUS_NETWORK_SESSION_EXPIRED", "the session has expired"},
 	0xC0000388:                 {syscall.EIO, "STATUS_DOWNGRADE_DETECTED", "somebody tampers with the negotiation"},
 	0x8000002D:                 {syscall.EOPNOTSUPP, "STATUS_STOPPED_ON_SYMLINK", "a symbolic link leads out of the share"},
 }
@@ -156,6 +160,12 @@ func failure(op, name string, err error) error {
 		e.Errno = volume.Errno(err)
 	}
 	return e
+}
+
+// lostSession reports whether the server has ended the session or the
+// attachment below a connection that otherwise lives: only logging in again helps.
+func lostSession(err error) bool {
+	return isStatus(err, statusUserSessionDeleted) || isStatus(err, statusSessionExpired) || isStatus(err, statusNetworkNameDeleted)
 }
 
 // isStatus reports whether the server answered s.

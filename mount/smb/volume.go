@@ -299,6 +299,9 @@ func attempt[T any](ctx context.Context, v *Volume, c call[T]) (t T, err error) 
 			return t, err
 		}
 		t, err = guarded(l, c.do)
+		if lostSession(err) {
+			l.kill(err)
+		}
 		if err == nil || l.alive() {
 			return t, err
 		}

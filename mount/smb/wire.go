@@ -12,21 +12,21 @@ import (
 
 // wire is the TCP connection below the transport. It puts each message's
 // length and body into one segment, and learns what the transport hides: the
-// dialect, the status of a refused login, whether messages are encrypted, and
-// when the server was last heard.
+// dialect, the status of a refused login, and when the server was last heard.
 type wire struct {
 	net.Conn
 	seal   bool        // refuse to send clear text once established
 	failed func(error) // told of the first error; may be called more than once
 
-	header []byte // of the message whose body comes next; owned by the one sender
-	frame  net.Buffers
+	// Owned by the one sender: the length of the message whose body comes next.
+	length  [4]byte
+	pending bool // length is not sent yet
+	frame   net.Buffers
 
 	heard       atomic.Int64 // time of the last bytes, nanoseconds
 	dialect     atomic.Uint32
 	refusal     atomic.Uint32 // last status of an error response
 	established atomic.Bool   // logged in and attached
-	clear       atomic.Bool   // a message was sent unencrypted after that
 }
 
 // errClearText ends a link that seal forbids to use.
@@ -41,19 +41,16 @@ var (
 
 // Write takes a length or a body, as the transport sends them.
 func (w *wire) Write(p []byte) (int, error) {
-	if w.header == nil && len(p) == 4 {
-		w.header = append(make([]byte, 0, 4), p...)
-		return len(p), nil
+	if !w.pending && len(p) == len(w.length) {
+		w.pending = true
+		return copy(w.length[:], p), nil
 	}
-	if w.established.Load() && (len(p) < 4 || [4]byte(p) != encryptedMagic) {
-		w.clear.Store(true)
-		if w.seal {
-			w.failed(errClearText)
-			return 0, errClearText
-		}
+	if w.seal && w.established.Load() && (len(p) < 4 || [4]byte(p) != encryptedMagic) {
+		w.failed(errClearText)
+		return 0, errClearText
 	}
-	w.frame = append(w.frame[:0], w.header, p)
-	w.header = nil
+	w.frame = append(w.frame[:0], w.length[:], p)
+	w.pending = false
 	frame := w.frame
 	n, err := frame.WriteTo(w.Conn)
 	if err != nil {
