@@ -39,6 +39,49 @@ func init() {
 	}
 }
 
+// Confined is Main with the tests themselves in a user and mount namespace of
+// their own (U1), where they are root: as root with the ids 0 to 65535, else
+// with the one id there is.
+func Confined(m *testing.M, programs map[string]Program) {
+	if os.Getenv(env) != "" || os.Getenv(confinedEnv) != "" {
+		Main(m, programs)
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), confinedEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	ids := 1
+	if os.Getuid() == 0 {
+		ids = 65536
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:                 unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		UidMappings:                []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: ids}},
+		GidMappings:                []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: ids}},
+		GidMappingsEnableSetgroups: ids > 1,
+		Pdeathsig:                  unix.SIGKILL,
+	}
+	runtime.LockOSThread() // Pdeathsig is the thread's
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		die(err)
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+// IDs is how many ids the tests' user namespace maps: 1 or 65536.
+func IDs() int {
+	if text, err := os.ReadFile("/proc/self/uid_map"); err == nil {
+		var inside, outside, n int
+		if _, err := fmt.Sscan(string(text), &inside, &outside, &n); err == nil {
+			return min(n, 65536)
+		}
+	}
+	return 1
+}
+
+const confinedEnv = "LX_SECCOMPTEST_CONFINED"
+
 // Main is a test binary's TestMain: it runs the tests, or, in a guest, the
 // program that Start asked for.
 func Main(m *testing.M, programs map[string]Program) {
@@ -57,13 +100,37 @@ func Main(m *testing.M, programs map[string]Program) {
 	if !ok {
 		die(fmt.Errorf("no program %q", g.Program))
 	}
-	if err := handOver(g.Options); err != nil {
-		die(err)
+	if os.Getenv(childEnv) == "" {
+		if err := handOver(g.Options); err != nil {
+			die(err)
+		}
 	}
 	os.Exit(program(g.Args))
 }
 
-const stageEnv = "LX_SECCOMPTEST_STAGE"
+// Child is a command with which a guest starts another program of Main's map
+// under the same filter, in the namespaces that flags ask for. A new user
+// namespace maps root to root.
+func Child(flags uintptr, program string, args ...string) (*exec.Cmd, error) {
+	text, err := json.Marshal(guest{Program: program, Args: args})
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), env+"="+string(text), childEnv+"=1", stageEnv+"=")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{Size: 1}}
+	}
+	return cmd, nil
+}
+
+const (
+	childEnv = "LX_SECCOMPTEST_CHILD"
+	stageEnv = "LX_SECCOMPTEST_STAGE"
+)
 
 // blockSignals starts the guest once more with SIGUSR1, SIGUSR2 and SIGALRM
 // blocked, for a signal of the process must find the thread that Catch was
@@ -79,7 +146,10 @@ func blockSignals() error {
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
 		return err
 	}
-	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), stageEnv+"=2"))
+	if err := os.Setenv(stageEnv, "2"); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", os.Args, os.Environ())
 }
 
 // saRestart is SA_RESTART.
@@ -173,8 +243,13 @@ func Start(t testing.TB, o seccomp.Options, program string, args ...string) *Gue
 	g.cmd.Stdout, g.cmd.Stderr = os.Stderr, os.Stderr
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if os.Getenv(confinedEnv) != "" { // the identity, as U2 has it
+		g.cmd.SysProcAttr.UidMappings[0].Size = IDs()
+		g.cmd.SysProcAttr.GidMappings[0].Size = IDs()
+		g.cmd.SysProcAttr.GidMappingsEnableSetgroups = IDs() > 1
 	}
 	if err := g.cmd.Start(); err != nil {
 		unix.Close(g.ours)
