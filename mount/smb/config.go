@@ -99,18 +99,14 @@ type Config struct {
 	Sign     bool // refuse a connection whose messages are not signed
 	Seal     bool // refuse a connection whose messages are not encrypted
 
-	MapChars    MapChars
-	NoCase      bool // names that differ in case only are the same
-	MFSymlinks  bool // symlinks as Minshall+French files
-	UID, GID    uint32
-	FileMode    uint32 // permission bits shown for files, default 0755
-	DirMode     uint32 // and for directories, default 0755
-	MaxRead     int    // rsize=, bytes; 0: the largest of server and transport
-	MaxWrite    int    // wsize=
-	ForceInodes bool   // serverino: inode numbers are the server's
-
-	Multichannel, Persistent, Resilient, Posix, RDMA bool
-	CIFSACL, MultiUser, Witness, DFS                 bool
+	MapChars   MapChars
+	NoCase     bool // names that differ in case only are the same
+	MFSymlinks bool // symlinks as Minshall+French files
+	UID, GID   uint32
+	FileMode   uint32 // permission bits shown for files, default 0755
+	DirMode    uint32 // and for directories, default 0755
+	MaxRead    int    // rsize=, bytes; 0: the largest of server and transport
+	MaxWrite   int    // wsize=
 
 	// EchoInterval: a server that is silent this long is asked whether it
 	// lives, and given up after the same time again. Default 60 s.
@@ -147,24 +143,8 @@ func Unsupported(c *Config) error {
 			return no("vers="+d.String(), "the transport speaks 2.0, 2.1, 3.0, 3.02 and 3.1.1")
 		}
 	}
-	for _, o := range []struct {
-		set         bool
-		option, why string
-	}{
-		{c.Multichannel, "multichannel", "the transport uses one connection"},
-		{c.Persistent, "persistenthandles", "the transport has no durable handles"},
-		{c.Resilient, "resilienthandles", "the transport has no durable handles"},
-		{c.Posix, "posix", "the transport has no SMB 3.1.1 POSIX extensions"},
-		{c.RDMA, "rdma", "the transport uses TCP"},
-		{c.CIFSACL, "cifsacl", "modes are not translated to and from ACLs"},
-		{c.MultiUser, "multiuser", "the transport has one session"},
-		{c.Witness, "witness", "the transport has no witness client"},
-		{c.ForceInodes, "serverino", "the transport tells inode numbers in listings only"},
-		{c.Sign && (c.Guest || c.Sec == Anonymous), "sign", "a guest's session has no key to sign with"},
-	} {
-		if o.set {
-			return no(o.option, o.why)
-		}
+	if c.Sign && (c.Guest || c.Sec == Anonymous) {
+		return no("sign", "a guest's session has no key to sign with")
 	}
 	return nil
 }

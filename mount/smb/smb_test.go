@@ -461,7 +461,6 @@ func TestRefusals(t *testing.T) {
 		"clear with seal": {func(c *Config) { c.Seal = true }, syscall.EOPNOTSUPP, "seal"},
 		"encrypted, 2.1":  {func(c *Config) { c.Share = smbtest.Encrypted; c.Dialects = []Dialect{SMB210} }, syscall.EACCES, ""},
 		"kerberos":        {func(c *Config) { c.Sec = Kerberos }, syscall.EOPNOTSUPP, "sec=krb5"},
-		"multichannel":    {func(c *Config) { c.Multichannel = true }, syscall.EOPNOTSUPP, "multichannel"},
 		"guest and sign":  {func(c *Config) { c.Guest, c.Sign = true, true }, syscall.EOPNOTSUPP, "sign"},
 	} {
 		t.Run(name, func(t *testing.T) {
