@@ -167,7 +167,8 @@ func (s *Session) Signal(sig syscall.Signal) error {
 func (s *Session) Wait() (syscall.WaitStatus, error) {
 	var e event
 	if err := s.dec.Decode(&e); err != nil {
-		return 0, &ExitError{Code: ExitFailed, Err: gone(err)}
+		// Not ErrNotRunning, after which callers try again: the command has run.
+		return 0, &ExitError{Code: ExitFailed, Err: fmt.Errorf("the environment ended before the command: %v", err)}
 	}
 	return syscall.WaitStatus(e.Status), nil
 }
