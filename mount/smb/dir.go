@@ -279,9 +279,9 @@ func (s *listing) fill() error {
 	if err == nil && len(infos) == batch {
 		return nil
 	}
-	s.v.untrack(s)
 	err = errors.Join(ignoreEOF(err), s.f.Close())
 	s.f = nil
+	s.v.untrack(s)
 	if err != nil && !s.on.alive() {
 		err = s.on.failure("list")
 	}
@@ -391,7 +391,7 @@ func (s *listing) Close() error {
 	if s.f == nil {
 		return nil
 	}
-	s.v.untrack(s)
+	defer s.v.untrack(s)
 	f := s.f
 	s.f = nil
 	if !s.on.alive() {

@@ -90,11 +90,33 @@ func (h *handle) reopen(l *link) error {
 		}
 	}
 	f, err := l.share.OpenFile(path, h.mode, 0o666)
+	if errors.Is(err, os.ErrPermission) && h.mode != os.O_RDONLY {
+		f, err = h.reopenProtected(l, path)
+	}
 	if err != nil {
 		return err
 	}
 	h.f, h.on = f, l
 	return nil
+}
+
+// reopenProtected opens for writing what was made read only since it was first
+// opened so, as a file created without write permission is.
+func (h *handle) reopenProtected(l *link, path string) (*smb2.File, error) {
+	if a, err := h.v.lstat(l, path); err != nil || a.Mode&0o222 != 0 {
+		return nil, errors.Join(err, os.ErrPermission)
+	}
+	if err := l.share.Chmod(path, 0o644); err != nil {
+		return nil, err
+	}
+	f, err := l.share.OpenFile(path, h.mode, 0o666)
+	if err := errors.Join(err, l.share.Chmod(path, 0o444)); err != nil {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+		return nil, err
+	}
+	return f, nil
 }
 
 // same looks whether path still is the file that was opened on an earlier link.
@@ -358,7 +380,6 @@ func storable(t time.Time) time.Time {
 // Close implements volume.Handle. The server's handle is closed even where ctx
 // has ended, and nothing is dialled for it.
 func (h *handle) Close(ctx context.Context) error {
-	h.v.untrack(h)
 	if h.v.begin() != nil {
 		return nil // the connection, and with it the server's handle, is closed
 	}
@@ -376,6 +397,7 @@ func (h *handle) Close(ctx context.Context) error {
 }
 
 func (h *handle) close() error {
+	defer h.v.untrack(h) // not before: who wants the file closed must be able to wait for it
 	h.gate.Lock()
 	defer h.gate.Unlock()
 	f := h.f

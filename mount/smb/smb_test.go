@@ -197,8 +197,14 @@ func TestReadOnly(t *testing.T) {
 		if a.Mode != syscall.S_IFREG|0o555 {
 			t.Errorf("mode %o", a.Mode)
 		}
-		if _, err := h.WriteAt(ctx, []byte("x"), 0); err != nil {
-			t.Errorf("writing to a file created without write permission: %v", err)
+		for i, to := range []string{"moved", name} {
+			from := []string{name, "moved"}[i]
+			if err := v.Rename(ctx, v.Root(), from, v.Root(), to, 0); err != nil {
+				t.Error(err)
+			}
+			if _, err := h.WriteAt(ctx, []byte("x"), 0); err != nil {
+				t.Errorf("writing to a file created without write permission: %v", err)
+			}
 		}
 		if err := h.Close(ctx); err != nil {
 			t.Error(err)
