@@ -37,6 +37,9 @@ const (
 // stopGrace is how long processes have between SIGTERM and SIGKILL.
 const stopGrace = 5 * time.Second
 
+// killGrace is how long processes may take to end by SIGKILL.
+const killGrace = time.Second
+
 // Init is the first process of an environment. It prepares the mount namespace,
 // installs the filter that all its descendants inherit, opens sessions, and
 // reaps. It ends when the keeper says so or is gone; the kernel then ends every
@@ -73,6 +76,8 @@ type initProcess struct {
 	children map[int]chan syscall.WaitStatus // sessions not yet reaped
 	served   int                             // connections whose session is open or over
 	opening  int                             // connections that may still fork
+
+	telling sync.WaitGroup // clients to be told how their command ended
 }
 
 func (in *initProcess) prepare() (listener int, err error) {
@@ -106,6 +111,7 @@ func (in *initProcess) serve() int {
 		switch m.Letter {
 		case LinkStop:
 			in.stopAll()
+			in.telling.Wait()
 			return 0
 		case LinkConn:
 			c, err := m.Conn()
@@ -160,7 +166,13 @@ func (in *initProcess) stopAll() {
 	in.mu.Unlock()
 	select {
 	case <-in.empty:
+		return
 	case <-time.After(stopGrace):
+	}
+	unix.Kill(-1, unix.SIGKILL)
+	select {
+	case <-in.empty:
+	case <-time.After(killGrace): // the kernel kills the rest when it can
 	}
 }
 
@@ -184,6 +196,7 @@ func (in *initProcess) reap() {
 			}
 			if done, ok := in.children[pid]; ok {
 				delete(in.children, pid)
+				in.telling.Add(1)
 				done <- ws
 			}
 			in.mu.Unlock()
@@ -211,6 +224,8 @@ func (in *initProcess) session(c *net.UnixConn) {
 	}
 	if err := enc.Encode(event{PID: pid}); err != nil {
 		unix.Kill(-pid, unix.SIGHUP)
+		<-done
+		in.telling.Done()
 		return
 	}
 	// The client's commands end with the client; a session that outlives its
@@ -237,6 +252,7 @@ func (in *initProcess) session(c *net.UnixConn) {
 	ws := <-done
 	close(ended)
 	enc.Encode(event{Exited: true, Status: int(ws)})
+	in.telling.Done()
 }
 
 func execCode(err error) int {
