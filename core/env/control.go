@@ -38,7 +38,7 @@ func Dial(ctx context.Context, d Dirs, name string, to byte) (*net.UnixConn, err
 	}
 	if _, err := c.Write([]byte{to}); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("cannot reach environment %s: %w", name, err)
+		return nil, fmt.Errorf("cannot reach environment %s: %w", name, gone(err))
 	}
 	return c.(*net.UnixConn), nil
 }
@@ -58,7 +58,11 @@ func Stop(ctx context.Context, d Dirs, name string) error {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	var s Stopped
-	if err := json.NewDecoder(c).Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+	err = json.NewDecoder(c).Decode(&s)
+	if errors.Is(err, unix.ECONNRESET) { // it was ending by itself and heard nothing
+		return fmt.Errorf("environment %s: %w", name, ErrNotRunning)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("cannot tell how environment %s stopped: %w", name, err)
 	}
 	if s.Error != "" {
