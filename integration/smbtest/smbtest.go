@@ -39,7 +39,7 @@ var Packages = []string{
 // Options of a server. The zero value is good.
 type Options struct {
 	// Dir holds the server's files; a new temporary directory where empty,
-	// removed by Stop.
+	// removed by Stop. For root it must be reachable by the user "daemon".
 	Dir string
 	// Root is where packages were unpacked with dpkg -x; empty: the system's.
 	Root string

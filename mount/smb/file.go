@@ -103,8 +103,12 @@ func (h *handle) reopen(l *link) error {
 // reopenProtected opens for writing what was made read only since it was first
 // opened so, as a file created without write permission is.
 func (h *handle) reopenProtected(l *link, path string) (*smb2.File, error) {
-	if a, err := h.v.lstat(l, path); err != nil || a.Mode&0o222 != 0 {
-		return nil, errors.Join(err, os.ErrPermission)
+	fi, err := l.share.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.(*smb2.FileStat).FileAttributes&attrReadonly == 0 {
+		return nil, os.ErrPermission
 	}
 	if err := l.share.Chmod(path, 0o644); err != nil {
 		return nil, err
@@ -341,7 +345,9 @@ func (v *Volume) setBasic(l *link, node *pathtree.Node, now volume.Attr, s volum
 	if err != nil {
 		return false, err
 	}
-	if s.Mode != nil && now.Mode&syscall.S_IFMT == syscall.S_IFREG && (*s.Mode&0o222 == 0) != (now.Mode&0o222 == 0) {
+	// Where file_mode shows no write permission at all, the attribute is not known.
+	unlike := s.Mode != nil && ((*s.Mode&0o222 == 0) != (now.Mode&0o222 == 0) || v.cfg.FileMode&0o222 == 0)
+	if unlike && now.Mode&syscall.S_IFMT == syscall.S_IFREG {
 		// The transport looks at the owner's permission only.
 		perm := os.FileMode(0o444)
 		if *s.Mode&0o222 != 0 {

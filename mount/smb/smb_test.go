@@ -408,6 +408,43 @@ func TestListing(t *testing.T) {
 	}
 }
 
+// TestLoad has more in flight than the server gives credits for: calls that
+// cost many must not fail for it.
+func TestLoad(t *testing.T) {
+	s := smbtest.New(t, smbtest.Options{})
+	v := dial(t, config(s, smbtest.Data))
+	n, h := create(t, v, "file", make([]byte, 4<<20))
+	var wg sync.WaitGroup
+	for i := range 48 {
+		wg.Go(func() {
+			p := make([]byte, 1<<20)
+			for j := range 6 {
+				var err error
+				switch i % 4 {
+				case 0:
+					_, err = v.Getattr(t.Context(), n, h)
+				case 1:
+					var d volume.DirStream
+					if d, err = v.ReadDir(t.Context(), v.Root()); err == nil {
+						err = d.Close()
+					}
+				case 2:
+					_, err = h.WriteAt(t.Context(), p, int64(j%4)<<20)
+				default:
+					_, err = h.ReadAt(t.Context(), p, int64(j%4)<<20)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := h.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMFSymlinks(t *testing.T) {
 	s := smbtest.New(t, smbtest.Options{})
 	c := config(s, smbtest.Data)
