@@ -9,8 +9,9 @@ import (
 
 // Config is how a Server speaks to the kernel. The zero value is good.
 type Config struct {
-	// Readers wait for requests when nothing goes on; 0 means 2. Others are
-	// started while these are busy, so a hung operation never stops others.
+	// Readers is how many goroutines stay to wait for requests after a burst;
+	// 0 means 4. More are started as long as all are busy, so that a hung
+	// operation never stops others.
 	Readers int
 	// MaxWrite bounds one read or write, in bytes; 0 and more than 1 MiB mean 1 MiB.
 	MaxWrite int
@@ -49,7 +50,7 @@ const maxTransfer = 1 << 20
 
 func (c Config) withDefaults() Config {
 	if c.Readers <= 0 {
-		c.Readers = 2
+		c.Readers = 4
 	}
 	if c.MaxWrite <= 0 || c.MaxWrite > maxTransfer {
 		c.MaxWrite = maxTransfer

@@ -50,12 +50,17 @@ var roles = map[string]func() int{}
 // serve mounts fs until the test ends, where it checks that Serve ends well.
 func serve(t testing.TB, fs FileSystem, cfg Config) (dir string, s *Server) {
 	t.Helper()
+	return serveMount(t, fs, cfg, MountConfig{Source: "test", Subtype: "lx.test", AllowOther: true, DefaultPermissions: true})
+}
+
+func serveMount(t testing.TB, fs FileSystem, cfg Config, mount MountConfig) (dir string, s *Server) {
+	t.Helper()
 	dir = t.TempDir()
 	s, err := New(fs, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := Mount(dir, MountConfig{Source: "test", Subtype: "lx.test", AllowOther: true, DefaultPermissions: true}, 0)
+	dev, err := Mount(dir, mount, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

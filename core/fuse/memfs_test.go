@@ -12,10 +12,11 @@ import (
 // memfs is a small file system in memory with every ability, for tests and
 // benchmarks. One lock guards it; what a test wants to hang waits outside it.
 type memfs struct {
-	mu    sync.RWMutex
-	nodes map[uint64]*memNode
-	last  uint64
-	valid time.Duration // of attributes and entries
+	mu     sync.RWMutex
+	nodes  map[uint64]*memNode
+	last   uint64
+	valid  time.Duration // of attributes and entries
+	direct bool          // no page cache
 
 	opened, released int // files open
 	calls            map[string]int
@@ -280,7 +281,7 @@ func (m *memfs) Open(_ context.Context, node uint64, flags uint32) (OpenOut, sys
 		n.resize(0)
 	}
 	m.opened++
-	return OpenOut{FH: node}, 0
+	return m.out(node), 0
 }
 
 func (m *memfs) Create(ctx context.Context, parent uint64, name string, flags, mode, umask uint32) (Entry, OpenOut, syscall.Errno) {
@@ -291,7 +292,7 @@ func (m *memfs) Create(ctx context.Context, parent uint64, name string, flags, m
 		return Entry{}, OpenOut{}, errno
 	}
 	m.opened++
-	return m.entry(n), OpenOut{FH: n.attr.Ino}, 0
+	return m.entry(n), m.out(n.attr.Ino), 0
 }
 
 func (m *memfs) Read(_ context.Context, node, _ uint64, off int64, dst []byte) (int, syscall.Errno) {
@@ -546,4 +547,11 @@ func (m *memfs) Ioctl(_ context.Context, _, _ uint64, cmd uint32, arg uint64, _ 
 		out[i]++
 	}
 	return 7, out, 0
+}
+
+func (m *memfs) out(fh uint64) OpenOut {
+	if m.direct {
+		return OpenOut{FH: fh, Flags: FOPEN_DIRECT_IO}
+	}
+	return OpenOut{FH: fh}
 }

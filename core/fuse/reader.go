@@ -73,6 +73,10 @@ func (rd *reader) next() bool {
 		s.end(fmt.Errorf("cannot read a FUSE request: %w", errno))
 		return false
 	}
+	if n == 0 { // a socket in place of /dev/fuse, closed
+		s.end(nil)
+		return false
+	}
 	msg := rd.buf[:n]
 	h := at[inHeader](msg)
 	if h == nil {

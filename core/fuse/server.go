@@ -111,9 +111,7 @@ func (s *Server) serve(ctx context.Context, fd int, resumed *Negotiated) (err er
 	watched := make(chan struct{})
 	ended := make(chan struct{})
 	go func() { defer close(watched); s.watch(ended) }()
-	for range s.cfg.Readers {
-		s.startReader(nil)
-	}
+	s.startReader(nil)
 	s.running.Wait()
 	close(ended)
 	<-watched
