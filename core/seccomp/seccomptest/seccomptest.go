@@ -238,7 +238,8 @@ func Start(t testing.TB, o seccomp.Options, program string, args ...string) *Gue
 	}
 	g := &Guest{ours: ends[0], Listener: -1}
 	g.cmd = exec.Command("/proc/self/exe")
-	g.cmd.Env = append(os.Environ(), env+"="+string(text))
+	// The race detector sleeps for a second before it ends a process.
+	g.cmd.Env = append(os.Environ(), env+"="+string(text), "GORACE=atexit_sleep_ms=0")
 	g.cmd.ExtraFiles = []*os.File{theirs}
 	g.cmd.Stdout, g.cmd.Stderr = os.Stderr, os.Stderr
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{
