@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +32,8 @@ func TestMain(m *testing.M) {
 		"hosts":    hosts,
 		"exitnow":  exitNow,
 		"unshared": unshared,
+		"hung":     hung,
+		"hanger":   hanger,
 	})
 }
 
@@ -44,10 +49,10 @@ func meet(a0, a2, a3 uintptr) {
 func at(t *testing.T, program string, args []string, look func(*seccomp.Trap)) {
 	t.Helper()
 	g := seccomptest.Start(t, seccomp.Options{Features: []string{seccomp.FeatureMount}}, program, args...)
-	met := false
+	var met atomic.Bool
 	l, err := seccomp.NewListener(g.Listener, seccomp.Handlers{
 		"umount2": {Serve: func(ctx context.Context, tr *seccomp.Trap) seccomp.Reply {
-			met = true
+			met.Store(true)
 			look(tr)
 			return seccomp.Reply{}
 		}}}, nil, seccomptest.Log(t))
@@ -63,7 +68,7 @@ func at(t *testing.T, program string, args []string, look func(*seccomp.Trap)) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if !met {
+	if !met.Load() {
 		t.Error("the guest did not call")
 	}
 }
@@ -180,6 +185,46 @@ func hosts(args []string) int {
 	must(os.WriteFile("/etc/hosts", []byte("127.0.0.1 nas # mine\n"), 0o644))
 	must(os.WriteFile("/etc/nsswitch.conf", []byte("hosts: files\n"), 0o644))
 	meet(0, 0, 0)
+	return 0
+}
+
+// What hung and hanger tell the test with, in the third argument.
+const (
+	waitForHanger = iota + 1
+	timed
+	releaseHanger
+	hanging
+)
+
+// hung calls while its child's call hangs in a mapping of file args[0]; 1 when
+// the median of its calls takes more than 50 ms.
+func hung(args []string) int {
+	cmd, err := seccomptest.Child(0, "hanger", args...)
+	must(err)
+	must(cmd.Start())
+	meet(0, waitForHanger, 0)
+	var took []time.Duration
+	for range 21 {
+		begin := time.Now()
+		meet(0, timed, 0)
+		took = append(took, time.Since(begin))
+	}
+	meet(0, releaseHanger, 0)
+	must(cmd.Wait())
+	slices.Sort(took)
+	if median := took[len(took)/2]; median > 50*time.Millisecond {
+		fmt.Fprintln(os.Stderr, "beside a hung call others take", median)
+		return 1
+	}
+	return 0
+}
+
+func hanger(args []string) int {
+	f, err := os.Open(args[0])
+	must(err)
+	m, err := unix.Mmap(int(f.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
+	must(err)
+	meet(uintptr(unsafe.Pointer(&m[0])), hanging, 0)
 	return 0
 }
 
