@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/core/seccomp/seccomptest"
@@ -351,4 +354,14 @@ func TestDial(t *testing.T) {
 		_, err := tr.DialContext(ctx, "tcp", "127.0.0.1"+port)
 		expectErr(t, "a network of its own", err, unix.ENETUNREACH)
 	})
+}
+
+// TestFallbacks takes descriptors where a pidfd cannot name a thread (before 6.9).
+func TestFallbacks(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestDescriptors$", "-test.v")
+	cmd.Env = append(os.Environ(), feature.Env+"="+string(feature.PidfdThread))
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "PASS: TestDescriptors") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }

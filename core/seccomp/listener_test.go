@@ -464,7 +464,7 @@ func TestFallbacks(t *testing.T) {
 	if os.Getenv(feature.Env) != "" {
 		return
 	}
-	for _, missing := range []feature.Name{feature.WaitKillable, feature.SyncWakeup, feature.PidfdThread} {
+	for _, missing := range []feature.Name{feature.WaitKillable, feature.SyncWakeup} {
 		t.Run(string(missing), func(t *testing.T) {
 			cmd := exec.Command("/proc/self/exe", "-test.run", "^Test(Inline|Serve|Interrupt|Restart|InterruptOfADeafHandler|SignalOfTheProcess|SignalOfTheThread|CallerKilled|AddFD|LateReceiver|ManyCallers|Orphans|I386)$")
 			cmd.Env = append(os.Environ(), feature.Env+"="+string(missing))
