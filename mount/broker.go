@@ -1,0 +1,170 @@
+// Package mount answers the mount calls of guests: it recognises the types of
+// file systems that lx serves, connects to their servers and puts FUSE mounts
+// where the guest asked. All other calls go on to the kernel.
+package mount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/lxbridge/lx/core/guest"
+	"github.com/lxbridge/lx/core/seccomp"
+	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/volume"
+)
+
+// Holder keeps FUSE connections alive beyond the broker: the keeper.
+type Holder interface {
+	// Hold keeps a copy of fd and what a next broker needs to know of it; a
+	// later Hold of the same key replaces it.
+	Hold(key string, fd int, blob []byte) error
+	// Drop lets it go. A key that is not held is no error.
+	Drop(key string) error
+}
+
+// Config of a Broker. All fields must be set.
+type Config struct {
+	Holder Holder
+	Log    *slog.Logger
+}
+
+// Broker serves the mounts of one environment. It must run in the user
+// namespace that owns them (U1), outside the guests' own.
+type Broker struct {
+	cfg     Config
+	connect connector // of tests: another than connectCIFS
+	present presenter
+
+	ctx    context.Context // of what serves; ends when Drain gives up
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // serving goroutines
+
+	mu       sync.Mutex // guards what follows
+	mounts   map[string]*mounted
+	contexts []*fsContext // oldest first
+	draining bool
+	told     telling // the last reason written to a terminal
+
+	open atomic.Int32 // len(contexts), read without mu
+}
+
+// connector makes the volume that o describes, for t.
+type connector func(ctx context.Context, t guest.Thread, o *option.CIFS, log func(error)) (volume.Volume, error)
+
+// presenter makes a volume ready for the kernel.
+type presenter func(v volume.Volume, o *option.CIFS) fileSystem
+
+// New makes a Broker without mounts.
+func New(cfg Config) *Broker {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Broker{cfg: cfg, connect: connectCIFS, present: newFileSystem, ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
+}
+
+// Handlers are for seccomp.NewListener.
+func (b *Broker) Handlers() seccomp.Handlers {
+	return seccomp.Handlers{
+		"mount":    {Serve: b.mount},
+		"umount2":  {Serve: b.umount},
+		"fsopen":   {Serve: b.fsopen},
+		"fsconfig": {Inline: b.fsconfigNone, Serve: b.fsconfig},
+		"fspick":   {Inline: b.fspickNone, Serve: b.fspick},
+	}
+}
+
+// kind is what is done with a type of file system.
+type kind int
+
+const (
+	native      kind = iota // the kernel's business
+	served                  // cifs
+	unsupported             // recognised, and refused until lx serves it
+	perhaps                 // as unsupported, unless the data names a FUSE descriptor
+)
+
+// kinds are the types that are not native.
+var kinds = map[string]kind{
+	"cifs": served, "smb3": served,
+	"nfs": unsupported, "nfs4": unsupported, "sshfs": unsupported, "fuse.sshfs": perhaps,
+}
+
+// errUnsupported is the refusal of a type that lx does not serve yet.
+func errUnsupported(fsType string) error {
+	return &option.Error{Reason: "file systems of type " + fsType + " are not supported yet", Errno: syscall.EOPNOTSUPP}
+}
+
+var goOn = seccomp.Reply{Continue: true}
+
+// fail is the reply for err. What the context of a handler ended with is EINTR.
+func fail(err error) seccomp.Reply {
+	if errors.Is(err, seccomp.ErrCallerGone) {
+		return seccomp.Reply{Errno: syscall.EINTR}
+	}
+	return seccomp.Reply{Errno: volume.Errno(err)}
+}
+
+// log tells of a failed call; that it was interrupted is no news.
+func (b *Broker) log(ctx context.Context, call string, args ...any) {
+	level := slog.LevelWarn
+	if ctx.Err() != nil {
+		level = slog.LevelDebug
+	}
+	b.cfg.Log.Log(ctx, level, call, args...)
+}
+
+// lookup finds the mounted file system with a device number; nil where it is
+// not ours.
+func (b *Broker) lookup(dev uint64) *mounted {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range b.mounts {
+		if m.Dev == dev && dev != 0 {
+			return m
+		}
+	}
+	return nil
+}
+
+// Drain ends all serving: it waits until what is still mounted is written out
+// and every server is logged off. What has not ended with ctx is told in the
+// error and let go. No mount is made from the beginning of Drain on.
+func (b *Broker) Drain(ctx context.Context) error {
+	b.mu.Lock()
+	b.draining = true
+	all := make([]*mounted, 0, len(b.mounts))
+	for _, m := range b.mounts {
+		all = append(all, m)
+	}
+	contexts := b.contexts
+	b.contexts = nil
+	b.open.Store(0)
+	b.mu.Unlock()
+	for _, c := range contexts {
+		c.close()
+	}
+	var errs []error
+	for _, m := range all {
+		b.wg.Go(func() {
+			if err := m.server.Close(); err != nil {
+				m.journal.note(fmt.Errorf("cannot end serving: %w", err))
+			}
+		})
+	}
+	for _, m := range all {
+		select {
+		case <-m.gone:
+			errs = append(errs, m.lost)
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("cannot write out %s: %w", m.Source, context.Cause(ctx)))
+		}
+	}
+	b.cancel()
+	if ctx.Err() == nil {
+		b.wg.Wait()
+	}
+	return errors.Join(errs...)
+}

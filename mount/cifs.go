@@ -1,0 +1,131 @@
+package mount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/lxbridge/lx/core/guest"
+	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/smb"
+	"github.com/lxbridge/lx/mount/volume"
+)
+
+// complete reads the credentials file and takes from the caller what the
+// options leave open: the owner of files.
+func complete(ctx context.Context, t guest.Thread, o *option.CIFS) error {
+	var file option.Login
+	if o.Credentials != "" {
+		text, err := t.ReadFile(ctx, o.Credentials, option.MaxCredentials)
+		if err != nil {
+			return fmt.Errorf("credentials: %w", err)
+		}
+		if file, err = option.ParseCredentials(text); err != nil {
+			return err
+		}
+	}
+	if err := o.Ready(file); err != nil {
+		return err
+	}
+	ids, err := t.IDs()
+	if err != nil {
+		return err
+	}
+	o.UID, err = owner(t, "uid", o.UID, o.HasUID, ids.UID)
+	if err != nil {
+		return err
+	}
+	o.GID, err = owner(t, "gid", o.GID, o.HasGID, ids.GID)
+	return err
+}
+
+// owner is an id of an option in the numbers of our own user namespace, or
+// else the caller's own.
+func owner(t guest.Thread, what string, id uint32, given bool, own uint32) (uint32, error) {
+	if !given {
+		return own, nil
+	}
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(t.TID) + "/" + what + "_map")
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the caller's ids: %w", err)
+	}
+	if id, ok := translate(string(text), id); ok {
+		return id, nil
+	}
+	return 0, &option.Error{Name: what, Reason: fmt.Sprintf("%d is no id of the caller's user namespace", id), Errno: syscall.EINVAL}
+}
+
+// translate looks an id up in the text of a uid_map file (user_namespaces(7)).
+func translate(text string, id uint32) (uint32, bool) {
+	for line := range strings.Lines(text) {
+		var inside, outside, n uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &n); err != nil {
+			return 0, false
+		}
+		if i := uint64(id); i >= inside && i-inside < n {
+			return uint32(outside + i - inside), true
+		}
+	}
+	return 0, false
+}
+
+// dialects are the versions that vers= stands for (mount.cifs(8)).
+var dialects = map[string][]smb.Dialect{
+	"default": {smb.SMB311, smb.SMB302, smb.SMB300, smb.SMB210},
+	"3":       {smb.SMB311, smb.SMB302, smb.SMB300},
+	"3.1.1":   {smb.SMB311}, "3.02": {smb.SMB302}, "3.0": {smb.SMB300}, "2.1": {smb.SMB210}, "2.0": {smb.SMB202},
+}
+
+var mapChars = map[option.MapChars]smb.MapChars{option.MapPosix: smb.MapPosix, option.MapSFU: smb.MapSFU, option.MapNone: smb.MapNone}
+
+// smbConfig is what o asks of the connection.
+func smbConfig(o *option.CIFS) smb.Config {
+	c := smb.Config{
+		Server: o.Server, Port: int(o.Port), Share: o.Share, Prefix: o.Prefix,
+		User: o.User, Domain: o.Domain, Password: smb.Secret(o.Password), Workstation: o.Workstation,
+		Sec: smb.Sec(o.Sec), Dialects: dialects[o.Vers], Sign: o.Sign, Seal: o.Seal,
+		MapChars: mapChars[o.MapChars], NoCase: o.NoCase, MFSymlinks: o.MFSymlinks,
+		UID: o.UID, GID: o.GID, FileMode: o.FileMode, DirMode: o.DirMode,
+		MaxRead: int(o.RSize), MaxWrite: int(o.WSize),
+		EchoInterval: o.EchoInterval, Hard: o.Hard,
+	}
+	if o.Address.IsValid() {
+		c.Address = o.Address.String()
+	}
+	return c
+}
+
+// connectCIFS is the connector of smb.
+func connectCIFS(ctx context.Context, t guest.Thread, o *option.CIFS, log func(error)) (volume.Volume, error) {
+	if err := complete(ctx, t, o); err != nil {
+		return nil, err
+	}
+	c := smbConfig(o)
+	c.Log = log
+	c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return t.DialContext(ctx, network, addr)
+	}
+	v, err := smb.Dial(ctx, c)
+	if o.Password2 != "" && errors.Is(err, syscall.EACCES) {
+		c.Password = smb.Secret(o.Password2)
+		v, err = smb.Dial(ctx, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.NoDelete {
+		return noDelete{v.(*smb.Volume)}, nil
+	}
+	return v, nil
+}
+
+// noDelete is a share whose names cannot be removed (nodelete).
+type noDelete struct{ *smb.Volume }
+
+func (noDelete) Unlink(context.Context, volume.Node, string) error { return syscall.EACCES }
+func (noDelete) Rmdir(context.Context, volume.Node, string) error  { return syscall.EACCES }

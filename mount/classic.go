@@ -1,0 +1,161 @@
+package mount
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/guest"
+	"github.com/lxbridge/lx/core/seccomp"
+	"github.com/lxbridge/lx/mount/option"
+)
+
+const (
+	maxPath = 4095 // PATH_MAX without its NUL
+	maxType = 255
+)
+
+// mount answers mount(2). The table keeps bind mounts, moves and changes of
+// propagation away.
+func (b *Broker) mount(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
+	flags := uint32(t.Args[3])
+	if flags&unix.MS_MGC_MSK == unix.MS_MGC_VAL {
+		flags &^= unix.MS_MGC_MSK
+	}
+	if flags&unix.MS_REMOUNT != 0 {
+		return b.remount(ctx, t, flags)
+	}
+	fsType, err := t.ReadString(t.Args[2], maxType)
+	if err != nil {
+		return goOn
+	}
+	k := kinds[fsType]
+	if k == native {
+		return goOn
+	}
+	var params []option.Param
+	text, err := readData(t)
+	if err == nil {
+		params, err = option.Split(text)
+	}
+	if k == perhaps && slices.ContainsFunc(params, func(p option.Param) bool { return p.Name == "fd" && p.Has }) {
+		return goOn
+	}
+	if err := t.MayMount(); err != nil {
+		return fail(err)
+	}
+	// The order of the kernel: the strings, the target, the options.
+	source, serr := readText(t, t.Args[0])
+	target, terr := readText(t, t.Args[1])
+	if err := errors.Join(serr, terr); err != nil {
+		return fail(err)
+	}
+	if err := onDirectory(ctx, t.Thread, target); err != nil {
+		return fail(err)
+	}
+	if err == nil && k != served {
+		err = errUnsupported(fsType)
+	}
+	if err == nil {
+		err = b.mountCIFS(ctx, t, fsType, source, target, flags, params)
+	}
+	if err != nil {
+		err = fmt.Errorf("cannot mount %s: %w", source, err)
+		b.log(ctx, "mount(2)", "tid", t.TID, "target", target, "err", err)
+		b.tell(ctx, t.Thread, err)
+		return fail(err)
+	}
+	return seccomp.Reply{}
+}
+
+func (b *Broker) mountCIFS(ctx context.Context, t *seccomp.Trap, fsType, source, target string, flags uint32, params []option.Param) error {
+	o, err := option.ParseCIFS(fsType, source, params)
+	if err != nil {
+		return err
+	}
+	addFlags(&o.Mount, flags)
+	f, err := b.establish(ctx, t.Thread, request{options: o, given: params, target: target})
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	if err := t.Attach(ctx, f.sb.mount, target, t.Commit); err != nil {
+		return err
+	}
+	b.cfg.Log.Info("mounted", "source", source, "target", target)
+	return nil
+}
+
+// addFlags puts flags of mount(2) where fsconfig(2) and fsmount(2) have them.
+func addFlags(to *option.Flags, flags uint32) {
+	to.ReadOnly = to.ReadOnly || flags&unix.MS_RDONLY != 0
+	to.Sync = to.Sync || flags&unix.MS_SYNCHRONOUS != 0
+	to.DirSync = to.DirSync || flags&unix.MS_DIRSYNC != 0
+	to.LazyTime = to.LazyTime || flags&unix.MS_LAZYTIME != 0
+	to.Attr |= attributes(flags)
+}
+
+// attributes are the MOUNT_ATTR_* of the MS_* flags (do_mount in the kernel).
+func attributes(flags uint32) (attr uint64) {
+	for _, f := range []struct {
+		ms   uint32
+		attr uint64
+	}{
+		{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID},
+		{unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}, {unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+		{unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}, {unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW},
+	} {
+		if flags&f.ms != 0 {
+			attr |= f.attr
+		}
+	}
+	switch {
+	case flags&unix.MS_STRICTATIME != 0:
+		attr |= unix.MOUNT_ATTR_STRICTATIME
+	case flags&unix.MS_NOATIME != 0:
+		attr |= unix.MOUNT_ATTR_NOATIME
+	}
+	return attr
+}
+
+// readText reads a path or source; a null pointer is an empty one.
+func readText(t *seccomp.Trap, addr uint64) (string, error) {
+	if addr == 0 {
+		return "", nil
+	}
+	return t.ReadString(addr, maxPath)
+}
+
+// readData reads mount(2)'s data as the kernel copies it: up to a page, or to
+// where the memory ends.
+func readData(t *seccomp.Trap) (string, error) {
+	if t.Args[4] == 0 {
+		return "", nil
+	}
+	page := make([]byte, option.MaxData+1)
+	n, err := t.ReadMemory(t.Args[4], page)
+	if err != nil {
+		return "", err
+	}
+	text, _, ended := bytes.Cut(page[:n], []byte{0})
+	if !ended && n == len(page) {
+		return "", &option.Error{Reason: fmt.Sprintf("more than %d bytes of options", option.MaxData), Errno: syscall.EINVAL}
+	}
+	return string(text), nil
+}
+
+// onDirectory says what would keep a mount from target, before a server is asked.
+func onDirectory(ctx context.Context, t guest.Thread, target string) error {
+	return t.DoAs(ctx, func() error {
+		fd, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		return unix.Close(fd)
+	})
+}

@@ -1,0 +1,75 @@
+package mount
+
+import (
+	"context"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lxbridge/lx/core/fuse"
+	"github.com/lxbridge/lx/core/guest"
+	"github.com/lxbridge/lx/mount/memvol"
+	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/volume"
+)
+
+// server is a fake of all that lies behind a mount.
+type server struct {
+	dial    func(ctx context.Context, o *option.CIFS) error
+	dials   atomic.Int32
+	closed  atomic.Int32
+	drained atomic.Int32
+	last    atomic.Pointer[option.CIFS]
+}
+
+// fake makes w connect to a fake server.
+func (w *world) fake(t *testing.T) *server {
+	t.Helper()
+	s := &server{dial: func(context.Context, *option.CIFS) error { return nil }}
+	w.connect = func(ctx context.Context, _ guest.Thread, o *option.CIFS, _ func(error)) (volume.Volume, error) {
+		s.dials.Add(1)
+		s.last.Store(o)
+		if err := s.dial(ctx, o); err != nil {
+			return nil, err
+		}
+		return fakeVolume{memvol.New(memvol.Options{}), s}, nil
+	}
+	w.present = func(volume.Volume, *option.CIFS) fileSystem { return files{s} }
+	return s
+}
+
+type fakeVolume struct {
+	volume.Volume
+	server *server
+}
+
+func (v fakeVolume) Close() error {
+	v.server.closed.Add(1)
+	return v.Volume.Close()
+}
+
+// files is a directory with nothing in it. Asking for "hang" waits until the
+// request is given up.
+type files struct{ server *server }
+
+func (files) Lookup(ctx context.Context, _ uint64, name string) (fuse.Entry, syscall.Errno) {
+	if name == "hang" {
+		<-ctx.Done()
+		return fuse.Entry{}, syscall.EINTR
+	}
+	return fuse.Entry{}, syscall.ENOENT
+}
+
+func (files) Forget(uint64, uint64) {}
+
+func (files) Getattr(context.Context, uint64, uint64, bool) (fuse.Attr, time.Duration, syscall.Errno) {
+	return fuse.Attr{Ino: 1, Mode: syscall.S_IFDIR | 0o755, Nlink: 2}, time.Second, 0
+}
+
+func (f files) Drain(context.Context) error {
+	f.server.drained.Add(1)
+	return nil
+}
+
+var errPassword = &volume.Error{Op: "log in to", Name: "//nas/photos", Errno: syscall.EACCES, Reason: "the password is wrong"}
