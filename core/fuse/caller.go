@@ -17,3 +17,12 @@ func CallerOf(ctx context.Context) (c Caller, ok bool) {
 func WithCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, &c)
 }
+
+type resentKey struct{}
+
+// Resent says whether the request that ctx belongs to was read before by a
+// server that died, so that its work may have been done already.
+func Resent(ctx context.Context) bool {
+	resent, _ := ctx.Value(resentKey{}).(bool)
+	return resent
+}

@@ -72,7 +72,7 @@ func serveMount(t testing.TB, fs FileSystem, cfg Config, mount MountConfig) (dir
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			t.Error(err)
 		}
-		if err := s.Wait(); err != nil && !errors.Is(err, ErrClosed) {
+		if err := s.Wait(); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})

@@ -66,8 +66,10 @@ func (m *memfs) make(parent uint64, mode uint32, c Caller) *memNode {
 	return n
 }
 
-// add makes a file before serving begins.
+// add makes a file.
 func (m *memfs) add(name string, data []byte) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	n := m.make(RootID, syscall.S_IFREG|0o644, Caller{})
 	n.data, n.attr.Size = data, uint64(len(data))
 	m.nodes[RootID].children[name] = n.attr.Ino
@@ -526,18 +528,6 @@ func (m *memfs) CopyFileRange(_ context.Context, nodeIn, _, offIn, nodeOut, _, o
 	return uint64(copy(to.data[offOut:], from.data[offIn:offIn+length])), 0
 }
 
-func (m *memfs) Poll(_ context.Context, _, _, kh uint64, events uint32, schedule bool) (uint32, syscall.Errno) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.ready {
-		return events, 0
-	}
-	if schedule {
-		m.polls <- kh
-	}
-	return 0, 0
-}
-
 func (m *memfs) Ioctl(_ context.Context, _, _ uint64, cmd uint32, arg uint64, _ uint32, in []byte, outSize uint32) (int32, []byte, syscall.Errno) {
 	if cmd&0xff == 0xff {
 		return 0, nil, syscall.ENOTTY
@@ -554,4 +544,19 @@ func (m *memfs) out(fh uint64) OpenOut {
 		return OpenOut{FH: fh, Flags: FOPEN_DIRECT_IO}
 	}
 	return OpenOut{FH: fh}
+}
+
+// pollfs is a memfs whose files are ready only when told so.
+type pollfs struct{ *memfs }
+
+func (p *pollfs) Poll(_ context.Context, _, _, kh uint64, events uint32, schedule bool) (uint32, syscall.Errno) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ready {
+		return events & 1, 0 // POLLIN; POLLERR and POLLHUP are always asked for
+	}
+	if schedule {
+		p.polls <- kh
+	}
+	return 0, 0
 }

@@ -69,11 +69,4 @@ func (s *Server) NotifyPoll(kh uint64) error {
 // unique, all requests that were read and not answered (Linux 6.9).
 func (s *Server) NotifyResend() error { return s.notify(notifyResend, nil, nil) }
 
-// wakeReader makes one reader return from read(2): the answer to a RETRIEVE of
-// the root is a request to us. Nothing else, short of ending the connection,
-// wakes it. Errors mean that the connection has ended, which wakes all.
-func (s *Server) wakeReader() {
-	_ = s.notify(notifyRetrieve, bytesOf(&retrieveOut{Node: RootID}), nil)
-}
-
 func nameZ(name string) []byte { return append([]byte(name), 0) }

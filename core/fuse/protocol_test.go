@@ -27,7 +27,7 @@ func connect(t *testing.T, fs FileSystem, cfg Config) (*fusetest.Kernel, *Server
 		if err := k.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := s.Wait(); err != nil && !errors.Is(err, ErrClosed) {
+		if err := s.Wait(); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -282,8 +282,8 @@ func TestContextEndsWithTheConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-began
-	if err := s.Close(); err != nil {
-		t.Errorf("Close: %v", err)
+	if err := k.Disconnect(); err != nil {
+		t.Fatal(err)
 	}
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("the context ended with %v", err)

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -56,10 +57,6 @@ func (rd *reader) next() bool {
 		rd.buf = getReadBuffer()
 	}
 	s.waiting.Add(1)
-	if s.stopping.Load() {
-		s.waiting.Add(-1)
-		return false
-	}
 	n, errno := readFD(s.fd, rd.buf)
 	waiting := s.waiting.Add(-1)
 	switch errno {
@@ -82,16 +79,7 @@ func (rd *reader) next() bool {
 	if h == nil {
 		return true // nobody to answer
 	}
-	if h.Opcode == opNotifyReply {
-		if s.stopping.Load() {
-			if waiting > 0 {
-				s.wakeReader()
-			}
-			return false
-		}
-		return true
-	}
-	if waiting == 0 && !s.stopping.Load() {
+	if waiting == 0 && !s.ended.Load() {
 		var buf []byte
 		if n <= smallRequest {
 			small := getBuffer(n)
@@ -128,13 +116,15 @@ func (rd *reader) serve(h *inHeader, msg []byte) {
 	case opInterrupt:
 		s.interrupt(h.Unique, body)
 		return
+	case opNotifyReply: // an answer; nothing is asked for
+		return
 	}
 	r.begin(h, body)
 	if s.asleep.Load() {
 		s.wakeWatcher()
 	}
-	if s.stopping.Load() {
-		r.cancel(ErrClosed)
+	if s.ended.Load() {
+		r.cancel(context.Canceled)
 	}
 	var do handler = (*Server).unknown
 	if h.Opcode < opCount {

@@ -102,8 +102,11 @@ func (r *request) Err() error {
 }
 
 func (r *request) Value(key any) any {
-	if _, ok := key.(callerKey); ok {
+	switch key.(type) {
+	case callerKey:
 		return &r.caller
+	case resentKey:
+		return r.hdr.Unique&uniqueAgain != 0
 	}
 	return nil
 }

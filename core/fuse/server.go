@@ -22,21 +22,20 @@ type Server struct {
 	table [opCount]handler
 	epoch time.Time // the clock's zero
 
-	fd       int
-	started  atomic.Bool
-	stopping atomic.Bool  // readers end
-	aborted  atomic.Bool  // everything answers EIO
-	waiting  atomic.Int32 // readers in read(2)
-	neg      atomic.Pointer[Negotiated]
-	ready    chan struct{} // closed when neg is set
-	done     chan struct{} // closed when Serve has returned
-	err      error         // of Serve; set before done is closed
+	fd      int
+	started atomic.Bool
+	aborted atomic.Bool  // everything answers EIO
+	waiting atomic.Int32 // readers in read(2)
+	neg     atomic.Pointer[Negotiated]
+	ready   chan struct{} // closed when neg is set
+	done    chan struct{} // closed when Serve has returned
+	err     error         // of Serve; set before done is closed
 
 	running sync.WaitGroup // readers and the watcher
 	mu      sync.Mutex
 	readers map[*reader]struct{}
-	over    bool  // the connection ended
-	readErr error // why, where it was not unmounted
+	ended   atomic.Bool // the connection
+	readErr error       // why, where it was not unmounted
 
 	asleep atomic.Bool   // the watcher has nothing to watch
 	kick   chan struct{} // wakes it
@@ -62,19 +61,16 @@ func New(fs FileSystem, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// ErrClosed is Serve's answer after Close.
-var ErrClosed = errors.New("FUSE server closed")
-
 // Serve serves the connection fd, an open /dev/fuse that a mount was made with,
-// until it is unmounted or aborted, which is no error, or until ctx ends or
-// Close is called; then it answers ctx's error or ErrClosed. It owns fd and
-// closes it after all handlers have returned. A Server serves once.
+// until it is unmounted or aborted, which is no error. When ctx ends it goes on
+// as after Abort: read(2) of /dev/fuse cannot be called off, and the connection
+// itself ends with its mounts or its last descriptor. Serve owns fd and closes it
+// after all handlers have returned. A Server serves once.
 func (s *Server) Serve(ctx context.Context, fd int) error { return s.serve(ctx, fd, nil) }
 
-// Resume is Serve on a connection that another Server has negotiated and left,
-// through Close or through its process's death. Requests that were read but not
-// answered come again where n.CanResend; where not, they hang until the
-// connection is aborted.
+// Resume is Serve on a connection that another process has negotiated and left
+// by its death. Requests that it had read and not answered come again where
+// n.CanResend (see Resent); where not, they hang until the connection is aborted.
 func (s *Server) Resume(ctx context.Context, fd int, n Negotiated) error {
 	return s.serve(ctx, fd, &n)
 }
@@ -94,7 +90,7 @@ func (s *Server) serve(ctx context.Context, fd int, resumed *Negotiated) (err er
 	if err := syscall.SetNonblock(fd, false); err != nil {
 		return fmt.Errorf("cannot serve: %w", err)
 	}
-	defer context.AfterFunc(ctx, s.stop)()
+	defer context.AfterFunc(ctx, s.Abort)()
 	if resumed == nil {
 		if resumed, err = s.init(); err != nil || resumed == nil {
 			return err
@@ -116,13 +112,7 @@ func (s *Server) serve(ctx context.Context, fd int, resumed *Negotiated) (err er
 	close(ended)
 	<-watched
 
-	switch {
-	case s.over:
-		return s.readErr
-	case ctx.Err() != nil:
-		return ctx.Err()
-	}
-	return ErrClosed
+	return s.readErr
 }
 
 // Ready is closed when the connection is negotiated.
@@ -140,21 +130,6 @@ func (s *Server) Negotiated() (n Negotiated, ok bool) {
 func (s *Server) Wait() error {
 	<-s.done
 	return s.err
-}
-
-// Close ends serving without ending the connection, which another holder of the
-// descriptor may resume: contexts end, no more requests are read, and Close
-// waits for those that were. Where no other descriptor is open the kernel aborts
-// the connection.
-func (s *Server) Close() error {
-	s.stop()
-	if !s.started.Load() {
-		return nil
-	}
-	if err := s.Wait(); !errors.Is(err, ErrClosed) && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
 }
 
 // Abort answers every request in flight, and all that come later, with EIO,
@@ -186,19 +161,11 @@ func (s *Server) requests() []*request {
 	return rs
 }
 
-// stop makes the readers end.
-func (s *Server) stop() {
-	s.stopping.Store(true)
-	s.cancelAll()
-	s.wakeReader()
-}
-
-// end is stop where the connection is gone; err is nil where it was unmounted.
+// end notes that the connection is gone; err is nil where it was unmounted.
 func (s *Server) end(err error) {
-	s.stopping.Store(true)
 	s.mu.Lock()
-	if !s.over {
-		s.over, s.readErr = true, err
+	if !s.ended.Swap(true) {
+		s.readErr = err
 	}
 	s.mu.Unlock()
 	s.cancelAll()

@@ -149,7 +149,6 @@ const (
 	notifyInvalInode = 2
 	notifyInvalEntry = 3
 	notifyStore      = 4
-	notifyRetrieve   = 5
 	notifyDelete     = 6
 	notifyResend     = 7
 )
@@ -345,10 +344,6 @@ type (
 	storeOut struct {
 		Node, Off uint64
 		Size, _   uint32
-	}
-	retrieveOut struct {
-		Unique, Node, Off uint64
-		Size, _           uint32
 	}
 )
 

@@ -14,11 +14,9 @@ import (
 )
 
 const (
-	opInit         = 26
-	opNotifyReply  = 41
-	notifyRetrieve = 5
-	inHeaderSize   = 40
-	outHeaderSize  = 16
+	opInit        = 26
+	inHeaderSize  = 40
+	outHeaderSize = 16
 )
 
 var order = binary.NativeEndian
@@ -38,9 +36,7 @@ type Notification struct {
 
 // Kernel is the other end of a connection. Its methods may be called concurrently.
 type Kernel struct {
-	// Notifications are those but RETRIEVE, which is answered as the kernel
-	// answers it, with NOTIFY_REPLY.
-	Notifications chan Notification
+	Notifications chan Notification // as they come; at most 100 wait
 
 	fd     int
 	closed chan struct{} // the receiving goroutine has ended
@@ -68,9 +64,14 @@ func New() (k *Kernel, fd int, err error) {
 // Close ends the connection, as an unmount does, and waits for the Server to
 // have closed its end. What was not answered fails.
 func (k *Kernel) Close() error {
-	err := unix.Shutdown(k.fd, unix.SHUT_WR)
+	err := k.Disconnect()
 	<-k.closed
 	return errors.Join(err, unix.Close(k.fd))
+}
+
+// Disconnect ends the connection without waiting for the Server.
+func (k *Kernel) Disconnect() error {
+	return os.NewSyscallError("shutdown", unix.Shutdown(k.fd, unix.SHUT_WR))
 }
 
 // Message is a request as the kernel writes it.
@@ -161,10 +162,6 @@ func (k *Kernel) receive() {
 				delete(k.waiting, unique)
 			}
 			k.mu.Unlock()
-		case code == notifyRetrieve:
-			if k.Send(Message(opNotifyReply, k.Unique(), 1, make([]byte, 40))) != nil {
-				return
-			}
 		default:
 			k.Notifications <- Notification{code, body}
 		}
