@@ -1,6 +1,14 @@
 package integration
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // exitCode ends a helper without a message.
 type exitCode int
@@ -8,7 +16,12 @@ type exitCode int
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // helpers are programs that run inside: the test binary with helperVar set.
-var helpers = map[string]func(args []string) error{}
+var helpers = map[string]func(args []string) error{
+	"mount":      bareMount,
+	"read":       readInterruptibly,
+	"mmap-write": mmapWrite,
+	"mmap-read":  mmapRead,
+}
 
 func runHelper(name string, args []string) error {
 	f, ok := helpers[name]
@@ -20,3 +33,86 @@ func runHelper(name string, args []string) error {
 
 // helper is the shell command that runs one of helpers.
 func helper(name string) string { return helperVar + "=" + name + " " + helperPath }
+
+// bareMount is mount(8) without libmount: -t TYPE SOURCE TARGET -o OPTIONS in
+// this order, given to mount(2) as they are.
+func bareMount(args []string) error {
+	if len(args) != 6 {
+		return fmt.Errorf("six arguments wanted, got %q", args)
+	}
+	// With a handler for SIGINT mount(2) is not ended by it but interrupted.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT)
+	err := unix.Mount(args[2], args[3], args[1], unix.MS_MGC_VAL, args[5])
+	if errors.Is(err, unix.EINTR) {
+		fmt.Fprintln(os.Stderr, err)
+		return exitCode(unix.EINTR)
+	}
+	return err
+}
+
+// readInterruptibly reads FILE in one goroutine while another waits for SIGINT.
+func readInterruptibly(args []string) error {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, unix.SIGINT)
+	read := make(chan error, 1)
+	go func() {
+		_, err := os.ReadFile(args[0])
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		return err
+	case <-interrupted:
+		return exitCode(7)
+	}
+}
+
+// mmapWrite writes FILE of SIZE bytes through a shared mapping, letter by
+// letter of the alphabet for each page; with "exit" it ends without unmapping.
+func mmapWrite(args []string) error {
+	var size int
+	if _, err := fmt.Sscan(args[1], &size); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(args[0], os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(int64(size)); err != nil {
+		return err
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	for i := range m {
+		m[i] = 'a' + byte(i>>12%26)
+	}
+	if len(args) > 2 && args[2] == "exit" {
+		return nil
+	}
+	return errors.Join(unix.Munmap(m), f.Close())
+}
+
+// mmapRead prints the first letter of every page of FILE.
+func mmapRead(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for i := 0; i < len(m); i += 4096 {
+		b.WriteByte(m[i])
+	}
+	fmt.Println(b.String())
+	return unix.Munmap(m)
+}

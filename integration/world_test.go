@@ -53,6 +53,13 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
+// in is the world for a subtest.
+func (w *world) in(t testing.TB) *world {
+	sub := *w
+	sub.t = t
+	return &sub
+}
+
 // path is a name in the world's directory.
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
