@@ -138,6 +138,8 @@ type (
 	Linker interface {
 		Link(ctx context.Context, node, newParent uint64, newName string) (Entry, syscall.Errno)
 	}
+	// Opener opens a file. flags are open(2)'s, without O_CREAT and O_EXCL; an
+	// O_TRUNC is Open's to do.
 	Opener interface {
 		Open(ctx context.Context, node uint64, flags uint32) (OpenOut, syscall.Errno)
 	}
@@ -162,6 +164,8 @@ type (
 		Fsync(ctx context.Context, node, fh uint64, datasync bool) syscall.Errno
 	}
 	// Releaser is called once, when the last descriptor of an open file is gone.
+	// flags are FUSE_RELEASE_FLUSH and FUSE_RELEASE_FLOCK_UNLOCK: the lock
+	// owner's locks go too.
 	Releaser interface {
 		Release(node, fh uint64, flags uint32, lockOwner uint64)
 	}
@@ -172,6 +176,7 @@ type (
 	ReadDirer interface {
 		ReadDir(ctx context.Context, node, fh, off uint64, sink DirSink) syscall.Errno
 	}
+	// ReadDirPluser is ReadDirer with attributes.
 	ReadDirPluser interface {
 		ReadDirPlus(ctx context.Context, node, fh, off uint64, sink DirPlusSink) syscall.Errno
 	}

@@ -136,18 +136,26 @@ func (rd *reader) serve(h *inHeader, msg []byte) {
 	} else {
 		errno = do(s, r)
 	}
+	if errno > maxErrno {
+		errno = syscall.EIO
+	}
 	unique := h.Unique
 	if !r.claim(unique) {
 		s.undo(r, errno)
 	} else if e := r.send(unique, errno); e != 0 {
 		s.undo(r, errno)
-		s.sent(e)
+		if s.sent(e); e != syscall.ENOENT {
+			s.sent(sendErrno(s.fd, unique, syscall.EIO))
+		}
 	}
 	s.stats.count(errno, s.now()-r.start)
 	if !r.finish() {
 		rd.req.Store(&request{srv: s})
 	}
 }
+
+// maxErrno is the largest errno that the kernel takes.
+const maxErrno = 511
 
 // sent notes how writing to the kernel went. ENOENT is a request that the
 // kernel gave up, ENODEV the end, which the readers are told as well.
