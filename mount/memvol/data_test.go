@@ -138,18 +138,3 @@ func TestFullVolume(t *testing.T) {
 		t.Errorf("allocate all there is: %v", err)
 	}
 }
-
-func BenchmarkWrite1M(b *testing.B) {
-	v := New(Options{Size: 1 << 40})
-	p := make([]byte, 1<<20)
-	b.SetBytes(int64(len(p)))
-	var d data
-	for i := 0; b.Loop(); i++ {
-		if _, err := d.write(v, p, int64(i%64)<<20); err != nil {
-			b.Fatal(err)
-		}
-		if i%64 == 63 {
-			d.truncate(v, 0)
-		}
-	}
-}

@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -133,8 +133,7 @@ func (t *T) spawn(exe string, as *syscall.Credential) (*process, error) {
 	p.cmd.Env = append(os.Environ(), processVar+"=1")
 	p.cmd.Dir = "/"
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
-	var errs strings.Builder
-	p.cmd.Stderr = &errs
+	p.cmd.Stderr = os.Stderr
 	stdin, err := p.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -146,14 +145,10 @@ func (t *T) spawn(exe string, as *syscall.Credential) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	ended := false
-	p.stop = func() {
-		if !ended {
-			ended = true
-			p.cmd.Process.Kill()
-			p.cmd.Wait()
-		}
-	}
+	p.stop = sync.OnceFunc(func() {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+	})
 	t.atEnd(p.stop)
 	p.in, p.out = json.NewEncoder(stdin), json.NewDecoder(stdout)
 	return p, nil

@@ -113,6 +113,12 @@ func run(dir string, o Options, test func(*T)) []string {
 	case <-done:
 	case <-time.After(limit):
 		t.Errorf("not done after %v", limit)
+		go t.cleanup() // other processes that it waits for end
+		select {
+		case <-done:
+		case <-time.After(limit):
+			t.Errorf("not ended after another %v", limit)
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,10 +187,16 @@ func (t *T) atEnd(f func()) {
 }
 
 func (t *T) cleanup() {
-	t.mu.Lock()
-	cleanups := t.cleanups
-	t.mu.Unlock()
-	for _, f := range slices.Backward(cleanups) {
+	for {
+		t.mu.Lock()
+		n := len(t.cleanups)
+		if n == 0 {
+			t.mu.Unlock()
+			return
+		}
+		f := t.cleanups[n-1]
+		t.cleanups = t.cleanups[:n-1]
+		t.mu.Unlock()
 		f()
 	}
 }
