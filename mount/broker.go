@@ -40,9 +40,10 @@ type Broker struct {
 	connect connector // of tests: another than connectCIFS
 	present presenter
 
-	ctx    context.Context // of what serves; ends when Drain gives up
+	ctx    context.Context // of what serves; ends with Drain
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // serving goroutines
+	ending chan struct{}  // closed when Drain begins
+	wg     sync.WaitGroup // lives of mounts and contexts
 
 	mu       sync.Mutex // guards what follows
 	mounts   map[string]*mounted
@@ -62,7 +63,7 @@ type presenter func(v volume.Volume, o *option.CIFS) fileSystem
 // New makes a Broker without mounts.
 func New(cfg Config) *Broker {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Broker{cfg: cfg, connect: connectCIFS, present: newFileSystem, ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
+	return &Broker{cfg: cfg, connect: connectCIFS, present: newFileSystem, ending: make(chan struct{}), ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
 }
 
 // Handlers are for seccomp.NewListener.
@@ -129,12 +130,16 @@ func (b *Broker) lookup(dev uint64) *mounted {
 	return nil
 }
 
-// Drain ends all serving: it waits until what is still mounted is written out
-// and every server is logged off. What has not ended with ctx is told in the
-// error and let go. No mount is made from the beginning of Drain on.
+// Drain ends the broker's work: what is still mounted answers EIO, everything
+// is written out and servers are logged off. What has not ended with ctx is
+// told in the error and let go. No mount is made from the beginning of Drain
+// on. Mounts that outlive it end with the process.
 func (b *Broker) Drain(ctx context.Context) error {
 	b.mu.Lock()
-	b.draining = true
+	if !b.draining {
+		b.draining = true
+		close(b.ending)
+	}
 	all := make([]*mounted, 0, len(b.mounts))
 	for _, m := range b.mounts {
 		all = append(all, m)
@@ -147,13 +152,6 @@ func (b *Broker) Drain(ctx context.Context) error {
 		c.close()
 	}
 	var errs []error
-	for _, m := range all {
-		b.wg.Go(func() {
-			if err := m.server.Close(); err != nil {
-				m.journal.note(fmt.Errorf("cannot end serving: %w", err))
-			}
-		})
-	}
 	for _, m := range all {
 		select {
 		case <-m.gone:

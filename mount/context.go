@@ -23,12 +23,14 @@ import (
 //	collecting ──CREATE──▶ forgotten: the kernel's
 //	    └──CREATE failed──▶ failed: everything is EBUSY
 //
-// One from fspick(2) stays: it may be reconfigured any number of times.
+// One from fspick(2) stays: it may be reconfigured any number of times. There
+// the guest's is a new one, too, since only such a one lets us write into its
+// log; the one to reconfigure is ours alone.
 type fsContext struct {
 	file    *os.File // kept open by Control while it is in use
 	unwatch context.CancelFunc
 	fsType  string
-	picked  *mounted // from fspick(2)
+	picked  *picked // from fspick(2)
 
 	use     chan struct{} // holds one element while the fields below are in use
 	source  string        // for people
@@ -40,19 +42,17 @@ type fsContext struct {
 const maxContexts = 256
 
 // register keeps a context until the process of its opener ends. When there
-// are too many the oldest goes.
+// are too many the oldest goes. After an error the context is to be closed.
 func (b *Broker) register(t guest.Thread, c *fsContext) error {
 	ctx, cancel := context.WithCancel(b.ctx)
+	c.unwatch, c.use = cancel, make(chan struct{}, 1)
 	exited, err := t.Exit(ctx)
 	if err != nil {
-		cancel()
 		return err
 	}
-	c.unwatch, c.use = cancel, make(chan struct{}, 1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.draining {
-		cancel()
 		return fmt.Errorf("the environment is about to end: %w", syscall.ESHUTDOWN)
 	}
 	if len(b.contexts) == maxContexts {
@@ -84,11 +84,16 @@ func (b *Broker) forget(c *fsContext) {
 func (c *fsContext) close() {
 	c.unwatch()
 	_ = c.file.Close() // a context has nothing to lose; closed twice is closed
+	if c.picked != nil {
+		_ = c.picked.file.Close()
+	}
 }
 
-// with runs f on the descriptor, which stays open meanwhile.
-func (c *fsContext) with(f func(fd int) error) error {
-	raw, err := c.file.SyscallConn()
+// with runs f on the guest's context, which stays open meanwhile.
+func (c *fsContext) with(f func(fd int) error) error { return with(c.file, f) }
+
+func with(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -150,19 +155,26 @@ func (b *Broker) fsopen(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if err := t.MayMount(); err != nil {
 		return fail(err)
 	}
-	fd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	c, err := newContext(fsType, "none")
 	if err != nil {
 		return fail(err)
 	}
-	c := &fsContext{file: os.NewFile(uintptr(fd), "fscontext"), fsType: fsType, source: "none", options: option.NewCIFS(fsType)}
 	return b.give(t, c, flags&unix.FSOPEN_CLOEXEC != 0)
+}
+
+func newContext(fsType, source string) (*fsContext, error) {
+	fd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a context: %w", err)
+	}
+	return &fsContext{file: os.NewFile(uintptr(fd), "fscontext"), fsType: fsType, source: source, options: option.NewCIFS(fsType)}, nil
 }
 
 // give registers a context and puts it into the caller's process. It is
 // registered first: the caller may use it at once.
 func (b *Broker) give(t *seccomp.Trap, c *fsContext, cloexec bool) seccomp.Reply {
 	if err := b.register(t.Thread, c); err != nil {
-		_ = c.file.Close()
+		c.close()
 		return fail(err)
 	}
 	err := c.with(func(fd int) error {
@@ -222,7 +234,7 @@ func (b *Broker) fsconfig(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 			return seccomp.Reply{Errno: syscall.EBUSY} // as the kernel's phases
 		}
 		if c.picked != nil {
-			err = c.reconfigure()
+			err = c.picked.reconfigure()
 		} else {
 			err = b.create(ctx, t, c)
 		}
@@ -266,7 +278,7 @@ func (c *fsContext) set(p option.Param) error {
 	}
 	switch {
 	case c.picked != nil:
-		return c.setPicked(p)
+		return c.picked.set(p)
 	case kinds[c.fsType] != served:
 		return nil // creating fails
 	}

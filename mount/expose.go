@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -41,19 +42,36 @@ func (b *Broker) expose(m *mounted, fd int) error {
 	if m.ended {
 		return errors.New("it has just been unmounted")
 	}
-	m.exposed[server] = struct{}{}
-	m.exposing.Go(func() {
-		if err := server.Serve(b.ctx, fd); err != nil && !errors.Is(err, fuse.ErrClosed) {
+	e := exposure{server, fs}
+	m.exposed = append(m.exposed, e)
+	go func() { // ends with the host's mount, or our process
+		if err := server.Serve(b.ctx, fd); err != nil {
 			m.journal.note(fmt.Errorf("cannot serve an exposed mount: %w", err))
 		}
-		if err := fs.Drain(m.ctx); err != nil {
-			m.journal.note(fmt.Errorf("data was lost on an exposed mount: %w", err))
-		}
+		e.drain(m)
 		m.mu.Lock()
-		delete(m.exposed, server)
+		m.exposed = slices.DeleteFunc(m.exposed, func(o exposure) bool { return o.server == server })
 		m.mu.Unlock()
-	})
+	}()
 	return nil
+}
+
+// exposure is a file system served once more.
+type exposure struct {
+	server *fuse.Server
+	fs     fileSystem
+}
+
+// end answers everything with EIO: the guests' own mount is gone.
+func (e exposure) end(m *mounted) {
+	e.server.Abort()
+	e.drain(m)
+}
+
+func (e exposure) drain(m *mounted) {
+	if err := e.fs.Drain(m.ctx); err != nil {
+		m.journal.note(fmt.Errorf("data was lost on an exposed mount: %w", err))
+	}
 }
 
 // named finds a mount by where it is, by what is mounted, or by its key.

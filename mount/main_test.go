@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,7 @@ const inU1 = "LX_MOUNTTEST_U1"
 // (U1) with a mount namespace. Guests are made in a namespace below it (U2).
 func TestMain(m *testing.M) {
 	if os.Getenv(inU1) != "" {
-		seccomptest.Main(m, map[string]seccomptest.Program{"sh": shell})
+		seccomptest.Main(m, map[string]seccomptest.Program{"sh": shell, "api": newAPI})
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inU1+"=1")
@@ -112,10 +113,10 @@ func (k *keeper) Drop(key string) error {
 	return nil
 }
 
-func (k *keeper) len() int {
+func (k *keeper) all() map[string]heldFD {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.held)
+	return maps.Clone(k.held)
 }
 
 // world is a broker and what it needs.
@@ -132,7 +133,7 @@ func newWorld(t *testing.T) *world {
 		if err := w.Drain(context.Background()); err != nil {
 			t.Error(err)
 		}
-		if n := k.len(); n != 0 {
+		if n := len(k.all()); n != 0 {
 			t.Errorf("the keeper still holds %d", n)
 		}
 	})
@@ -149,7 +150,13 @@ type guestRun struct {
 func (w *world) start(t *testing.T, script string) *guestRun {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "out")
-	g := seccomptest.Start(t, seccomp.Options{Features: []string{seccomp.FeatureMount}}, "sh", script, out)
+	return &guestRun{w.guest(t, "sh", script, out), out}
+}
+
+// guest starts a program whose traps w answers.
+func (w *world) guest(t *testing.T, program string, args ...string) *seccomptest.Guest {
+	t.Helper()
+	g := seccomptest.Start(t, seccomp.Options{Features: []string{seccomp.FeatureMount}}, program, args...)
 	l, err := seccomp.NewListener(g.Listener, w.Handlers(), nil, seccomptest.Log(t))
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +171,7 @@ func (w *world) start(t *testing.T, script string) *guestRun {
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	g.Run(t)
-	return &guestRun{g, out}
+	return g
 }
 
 func (g *guestRun) output(t *testing.T) string {

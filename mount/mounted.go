@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -35,11 +36,10 @@ type mounted struct {
 	gone   chan struct{} // closed when nothing is left
 	lost   error         // what could not be written out; read after gone
 
-	mu       sync.Mutex // guards what follows
-	ended    bool       // unmounted
-	aborted  bool
-	exposed  map[*fuse.Server]struct{}
-	exposing sync.WaitGroup // len(exposed)
+	mu      sync.Mutex // guards what follows
+	ended   bool       // unmounted
+	aborted bool
+	exposed []exposure
 }
 
 // identity is what a next broker is told of a mount.
@@ -135,7 +135,7 @@ func (b *Broker) build(m *mounted) (_ *fresh, err error) {
 
 // start registers m and serves it by run.
 func (b *Broker) start(m *mounted, run func() error) error {
-	m.gone, m.exposed = make(chan struct{}), map[*fuse.Server]struct{}{}
+	m.gone = make(chan struct{})
 	m.ctx, m.cancel = context.WithCancel(b.ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -173,20 +173,23 @@ func (b *Broker) hold(ctx context.Context, f *fresh) error {
 func (b *Broker) serve(m *mounted, run func() error) {
 	defer close(m.gone)
 	defer m.cancel()
-	if err := run(); err != nil && !errors.Is(err, fuse.ErrClosed) && !errors.Is(err, context.Canceled) {
-		m.journal.note(fmt.Errorf("cannot serve: %w", err))
+	served := make(chan error, 1)
+	go func() { served <- run() }()
+	select {
+	case err := <-served:
+		if err != nil {
+			m.journal.note(fmt.Errorf("cannot serve: %w", err))
+		}
+	case <-b.ending: // the mount may outlive us: its requests end, its connection with the process
+		m.server.Abort()
 	}
 	m.mu.Lock()
 	m.ended = true
-	exposed := m.exposed
-	m.exposed = nil
+	exposed := slices.Clone(m.exposed)
 	m.mu.Unlock()
-	for s := range exposed { // each ends by itself, too: it may be gone already
-		if err := s.Close(); err != nil {
-			m.journal.note(fmt.Errorf("cannot end an exposed mount: %w", err))
-		}
+	for _, e := range exposed {
+		e.end(m)
 	}
-	m.exposing.Wait()
 	if m.fs != nil {
 		if err := m.fs.Drain(m.ctx); err != nil {
 			m.lost = fmt.Errorf("%s: data was lost: %w", m.Source, err)

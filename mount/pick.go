@@ -116,10 +116,16 @@ func (b *Broker) fspick(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if err := t.MayMount(); err != nil {
 		return fail(err)
 	}
-	c, err := m.pick(at)
+	p, err := m.pick(at)
 	if err != nil {
 		return fail(err)
 	}
+	c, err := newContext(m.Type, m.Source)
+	if err != nil {
+		_ = p.file.Close() // nothing to lose
+		return fail(err)
+	}
+	c.picked = p
 	return b.give(t, c, flags&unix.FSPICK_CLOEXEC != 0)
 }
 
@@ -130,16 +136,23 @@ func noFollow(flag uint32) int {
 	return 0
 }
 
-// pick makes a context to reconfigure the file system that at is a root of.
-func (m *mounted) pick(at int) (*fsContext, error) {
+// picked is what a remount collects.
+type picked struct {
+	*mounted
+	file  *os.File // the kernel's context to reconfigure the superblock
+	given []option.Param
+}
+
+// pick begins to reconfigure the file system that at is a root of.
+func (m *mounted) pick(at int) (*picked, error) {
 	if m.options == nil {
-		return nil, fmt.Errorf("cannot remount %s: %w: %w", m.Source, errRestarted, syscall.EIO)
+		return nil, fmt.Errorf("cannot remount %s: %w", m.Source, errRestarted)
 	}
 	fd, err := unix.Fspick(at, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot remount %s: %w", m.Source, err)
 	}
-	return &fsContext{file: os.NewFile(uintptr(fd), "fscontext"), fsType: m.options.Type, source: m.Source, picked: m}, nil
+	return &picked{mounted: m, file: os.NewFile(uintptr(fd), "fscontext")}, nil
 }
 
 // superblockFlags are what any context takes (vfs_parse_sb_flag in the kernel).
@@ -149,28 +162,28 @@ var superblockFlags = []string{"ro", "rw", "sync", "async", "dirsync", "lazytime
 // a remount.
 var shown = []string{"user_id", "group_id", "default_permissions", "allow_other", "max_read", "blksize"}
 
-// setPicked takes a parameter for a remount.
-func (c *fsContext) setPicked(p option.Param) error {
+// set takes an option of a remount.
+func (p *picked) set(o option.Param) error {
 	switch {
-	case slices.Contains(superblockFlags, p.Name):
-		return c.with(func(fd int) error { return unix.FsconfigSetFlag(fd, p.Name) })
-	case slices.Contains(shown, p.Name):
+	case slices.Contains(superblockFlags, o.Name):
+		return with(p.file, func(fd int) error { return unix.FsconfigSetFlag(fd, o.Name) })
+	case slices.Contains(shown, o.Name):
 		return nil
 	}
-	o := *c.picked.options
-	if err := o.Set(p); err != nil {
+	try := *p.options
+	if err := try.Set(o); err != nil {
 		return err
 	}
-	c.given = append(c.given, p)
+	p.given = append(p.given, o)
 	return nil
 }
 
-// reconfigure does a remount: the flags that the kernel's context has.
-func (c *fsContext) reconfigure() error {
-	if err := unchanged(c.picked.options, c.given); err != nil {
+// reconfigure does a remount: of the flags, the only thing that can change.
+func (p *picked) reconfigure() error {
+	if err := unchanged(p.options, p.given); err != nil {
 		return err
 	}
-	return c.with(unix.FsconfigReconfigure)
+	return with(p.file, unix.FsconfigReconfigure)
 }
 
 // unchanged refuses options that differ from the mounted ones: all that is not
@@ -240,7 +253,7 @@ func (m *mounted) remount(ctx context.Context, t *seccomp.Trap, at int, flags ui
 	}
 	defer c.file.Close()
 	for _, p := range params {
-		if err := c.setPicked(p); err != nil {
+		if err := c.set(p); err != nil {
 			return err
 		}
 	}
@@ -253,7 +266,7 @@ func (m *mounted) remount(ctx context.Context, t *seccomp.Trap, at int, flags ui
 		if flags&f.bit != 0 {
 			name = f.on
 		}
-		if err := c.setPicked(option.Param{Name: name}); err != nil {
+		if err := c.set(option.Param{Name: name}); err != nil {
 			return err
 		}
 	}
