@@ -57,13 +57,14 @@ type Broker struct {
 // connector makes the volume that o describes, for t.
 type connector func(ctx context.Context, t guest.Thread, o *option.CIFS, log func(error)) (volume.Volume, error)
 
-// presenter makes a volume ready for the kernel.
-type presenter func(v volume.Volume, o *option.CIFS) fileSystem
+// presenter makes a volume ready for the kernel. show, unless nil, changes
+// attributes on their way; note is told of failures that no caller sees.
+type presenter func(v volume.Volume, o *option.CIFS, show func(*volume.Attr), note func(error)) fileSystem
 
 // New makes a Broker without mounts.
 func New(cfg Config) *Broker {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Broker{cfg: cfg, connect: connectCIFS, present: newFileSystem, ending: make(chan struct{}), ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
+	return &Broker{cfg: cfg, connect: connectCIFS, present: presentCIFS, ending: make(chan struct{}), ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
 }
 
 // Handlers are for seccomp.NewListener.

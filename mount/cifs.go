@@ -115,17 +115,5 @@ func connectCIFS(ctx context.Context, t guest.Thread, o *option.CIFS, log func(e
 		c.Password = smb.Secret(o.Password2)
 		v, err = smb.Dial(ctx, c)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if o.NoDelete {
-		return noDelete{v.(*smb.Volume)}, nil
-	}
-	return v, nil
+	return v, err
 }
-
-// noDelete is a share whose names cannot be removed (nodelete).
-type noDelete struct{ *smb.Volume }
-
-func (noDelete) Unlink(context.Context, volume.Node, string) error { return syscall.EACCES }
-func (noDelete) Rmdir(context.Context, volume.Node, string) error  { return syscall.EACCES }

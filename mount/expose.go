@@ -31,9 +31,13 @@ func (b *Broker) expose(m *mounted, fd int) error {
 	if m.vol == nil {
 		return errRestarted
 	}
-	fs := b.present(m.vol, m.options)
-	_, serving := arrange(m.vol, m.options)
-	server, err := fuse.New(fs, serving)
+	show, err := outside()
+	if err != nil {
+		return err
+	}
+	fs := b.present(m.vol, m.options, show, m.journal.note)
+	_, cfg := arrange(m.vol, m.options)
+	server, err := fuse.New(fs, cfg)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (w *world) fake(t *testing.T) *server {
 		}
 		return fakeVolume{memvol.New(memvol.Options{}), s}, nil
 	}
-	w.present = func(volume.Volume, *option.CIFS) fileSystem { return files{s} }
+	w.present = func(volume.Volume, *option.CIFS, func(*volume.Attr), func(error)) fileSystem { return files{s} }
 	return s
 }
 

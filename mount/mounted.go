@@ -110,9 +110,9 @@ func (b *Broker) establish(ctx context.Context, t guest.Thread, r request) (*fre
 
 // build makes m's superblock and starts to serve it.
 func (b *Broker) build(m *mounted) (_ *fresh, err error) {
-	cfg, serving := arrange(m.vol, m.options)
-	m.fs = b.present(m.vol, m.options)
-	if m.server, err = fuse.New(m.fs, serving); err != nil {
+	cfg, server := arrange(m.vol, m.options)
+	m.fs = b.present(m.vol, m.options, nil, m.journal.note)
+	if m.server, err = fuse.New(m.fs, server); err != nil {
 		return nil, err
 	}
 	sb, err := newSuperblock(cfg, m.options.Mount)

@@ -85,7 +85,7 @@ type Flags struct {
 // NewCIFS is the kernel's defaults for a file system of type fsType.
 func NewCIFS(fsType string) *CIFS {
 	return &CIFS{Type: fsType, Sec: NTLMSSP, Vers: "default", FileMode: 0o755, DirMode: 0o755,
-		MapChars: MapPosix, Cache: CacheStrict, ACRegMax: time.Second, ACDirMax: time.Second, BSize: 1 << 20}
+		MapChars: MapPosix, Cache: CacheStrict, ACRegMax: time.Second, ACDirMax: time.Second}
 }
 
 // ParseCIFS is NewCIFS, Set for the source and each of params, and Finish.

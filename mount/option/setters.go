@@ -122,8 +122,6 @@ var setters = map[string]func(*CIFS, value) error{
 	"nostrictsync": on(func(o *CIFS) { o.NoStrictSync = true }),
 	"rsize":        func(o *CIFS, v value) error { return v.bytes(&o.RSize, 1, 1<<32-1) },
 	"wsize":        func(o *CIFS, v value) error { return v.bytes(&o.WSize, 1, 1<<32-1) },
-	"bsize":        func(o *CIFS, v value) error { return v.bytes(&o.BSize, 16<<10, 16<<20) },
-	"rasize":       func(o *CIFS, v value) error { return v.bytes(&o.RASize, 1<<20, 32<<20) },
 
 	"ro":         on(func(o *CIFS) { o.Mount.ReadOnly = true }),
 	"rw":         on(func(o *CIFS) { o.Mount.ReadOnly = false }),
