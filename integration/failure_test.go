@@ -340,7 +340,7 @@ func TestInterrupt(t *testing.T) {
 		"timeout, mount":   {"timeout -s INT -k 20 1 " + s.command(target), 124},
 		"timeout, new API": {"timeout -s INT -k 20 1 " + strings.Replace(s.command(target), "mount", newMount(t)+" -i", 1), 124},
 		"go, read":         {"timeout -s INT -k 20 --preserve-status 1 env " + helper("read") + " " + file(), 7},
-		"go, mount":        {"timeout -s INT -k 20 --preserve-status 1 env " + strings.Replace(s.command(target), "mount", helper("mount"), 1), 4},
+		"go, mount":        {"timeout -s INT -k 20 --preserve-status 1 env " + strings.Replace(s.command(target), "mount", helper("mount"), 1), 7},
 		"node, read":       {"timeout -s INT -k 20 --preserve-status 1 node -e \"" + node + "readFile('" + file() + "', () => process.exit(8))\"", 7},
 		"node, default":    {"timeout -s INT -k 20 --preserve-status 1 node -e \"require('fs').readFileSync('" + file() + "')\"", 130},
 	} {

@@ -21,6 +21,8 @@ var helpers = map[string]func(args []string) error{
 	"read":       readInterruptibly,
 	"mmap-write": mmapWrite,
 	"mmap-read":  mmapRead,
+	"probe":      probe, "overwrite": overwrite, "impersonate": impersonate,
+	"fsconfig": fsconfig, "hang": hang, "latency": latency,
 }
 
 func runHelper(name string, args []string) error {
@@ -40,31 +42,30 @@ func bareMount(args []string) error {
 	if len(args) != 6 {
 		return fmt.Errorf("six arguments wanted, got %q", args)
 	}
-	// With a handler for SIGINT mount(2) is not ended by it but interrupted.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGINT)
-	err := unix.Mount(args[2], args[3], args[1], unix.MS_MGC_VAL, args[5])
-	if errors.Is(err, unix.EINTR) {
-		fmt.Fprintln(os.Stderr, err)
-		return exitCode(unix.EINTR)
-	}
-	return err
+	return interruptibly(func() error { return unix.Mount(args[2], args[3], args[1], unix.MS_MGC_VAL, args[5]) })
 }
 
-// readInterruptibly reads FILE in one goroutine while another waits for SIGINT.
-func readInterruptibly(args []string) error {
+// interruptibly runs f while another goroutine waits for SIGINT, which ends
+// the program with code 7.
+func interruptibly(f func() error) error {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, unix.SIGINT)
-	read := make(chan error, 1)
-	go func() {
-		_, err := os.ReadFile(args[0])
-		read <- err
-	}()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
 	select {
-	case err := <-read:
+	case err := <-done:
 		return err
 	case <-interrupted:
 		return exitCode(7)
 	}
+}
+
+// readInterruptibly reads FILE.
+func readInterruptibly(args []string) error {
+	return interruptibly(func() error {
+		_, err := os.ReadFile(args[0])
+		return err
+	})
 }
 
 // mmapWrite writes FILE of SIZE bytes through a shared mapping, letter by
