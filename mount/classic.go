@@ -78,6 +78,9 @@ func (b *Broker) mountCIFS(ctx context.Context, t *seccomp.Trap, fsType, source,
 	if err != nil {
 		return err
 	}
+	if flags&unix.MS_MANDLOCK != 0 {
+		return o.Set(option.Param{Name: "mand"})
+	}
 	addFlags(&o.Mount, flags)
 	f, err := b.establish(ctx, t.Thread, request{options: o, given: params, target: target})
 	if err != nil {

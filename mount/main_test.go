@@ -17,9 +17,13 @@ import (
 
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/core/seccomp/seccomptest"
+	"github.com/lxbridge/lx/integration/smbtest"
 )
 
-const inU1 = "LX_MOUNTTEST_U1"
+const (
+	inU1     = "LX_MOUNTTEST_U1"
+	shareEnv = "LX_MOUNTTEST_SHARE"
+)
 
 // TestMain runs the tests as a broker would be: as root of a user namespace
 // (U1) with a mount namespace. Guests are made in a namespace below it (U2).
@@ -27,8 +31,24 @@ func TestMain(m *testing.M) {
 	if os.Getenv(inU1) != "" {
 		seccomptest.Main(m, map[string]seccomptest.Program{"sh": shell, "api": newAPI})
 	}
+	// A server cannot be started as root of a user namespace.
+	share, err := smbtest.Start(context.Background(), smbtest.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := below(share)
+	if err := share.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// below runs the tests in U1 and answers their exit code.
+func below(share *smbtest.Server) int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inU1+"=1")
+	cmd.Env = append(os.Environ(), inU1+"=1", fmt.Sprintf("%s=%d,%s,%s", shareEnv, share.Port, share.User, share.Password))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
@@ -39,12 +59,23 @@ func TestMain(m *testing.M) {
 	var exit *exec.ExitError
 	switch err := cmd.Run(); {
 	case err == nil:
+		return 0
 	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
+		return max(exit.ExitCode(), 1)
 	default:
 		fmt.Fprintln(os.Stderr, "cannot test in a user namespace:", err)
-		os.Exit(1)
+		return 1
 	}
+}
+
+// login is how guests reach the share: its port, user and password.
+func login(t *testing.T) (port, user, password string) {
+	t.Helper()
+	f := strings.SplitN(os.Getenv(shareEnv), ",", 3)
+	if len(f) != 3 {
+		t.Fatal("no share")
+	}
+	return f[0], f[1], f[2]
 }
 
 // shell is a guest: bash runs args[0] with output to args[1]. /mnt is empty,

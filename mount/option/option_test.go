@@ -191,6 +191,7 @@ func TestParseCIFS(t *testing.T) {
 	for data, want := range map[string]string{
 		"foo":                    `unknown option "foo"`,
 		"foo=1":                  `unknown option "foo"`,
+		"pass=a, hunter2":        "an option whose name is none; put a password with a comma in it into credentials=FILE",
 		"guest=1":                `option "guest": takes no value`,
 		"uid":                    `option "uid": expected uid=u32`,
 		"uid=me":                 `option "uid": "me" is no number`,

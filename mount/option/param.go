@@ -56,8 +56,15 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Errno }
 
-// unknown is the refusal of a name that the table does not have.
+// unknown is the refusal of a name that the table does not have. One that can
+// be no option's is not shown: it is likely to follow a comma in a password.
 func unknown(name string) error {
+	plain := func(r rune) bool {
+		return r == '_' || r == '-' || r == '.' || r >= '0' && r <= '9' || r|0x20 >= 'a' && r|0x20 <= 'z'
+	}
+	if len(name) > 64 || strings.IndexFunc(name, func(r rune) bool { return !plain(r) }) >= 0 {
+		return &Error{"", "an option whose name is none; put a password with a comma in it into credentials=FILE", syscall.EINVAL}
+	}
 	return &unknownError{name}
 }
 
