@@ -18,6 +18,8 @@ func main() {
 		os.Exit(broker.Main())
 	case env.RoleInit:
 		os.Exit(env.Init())
+	case env.RoleProbe:
+		os.Exit(cli.Probe())
 	}
 	os.Exit(cli.Main(os.Args[1:]))
 }

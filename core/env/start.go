@@ -23,6 +23,7 @@ const (
 	RoleKeeper = "lx-keeper"
 	RoleBroker = "lx-broker"
 	RoleInit   = "lx-init"
+	RoleProbe  = "lx-probe" // tries what the host allows, for lx doctor
 )
 
 // Config says what environment to start.

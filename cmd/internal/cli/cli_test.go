@@ -16,6 +16,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Args[0] == env.RoleProbe {
+		os.Exit(Probe())
+	}
 	testscript.Main(m, map[string]func(){
 		"lx": func() { os.Exit(Main(os.Args[1:])) },
 	})

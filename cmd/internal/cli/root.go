@@ -113,7 +113,7 @@ failed, 126 where COMMAND cannot be executed, 127 where it is not found. Subcomm
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.Flags().SetInterspersed(false)
 	o.register(root.Flags())
-	root.AddCommand(newRun(), newStop(), newMounts(), newSyscalls(), newLog(), newVersion(), newMan())
+	root.AddCommand(newRun(), newStop(), newMounts(), newDoctor(), newSyscalls(), newLog(), newVersion(), newMan())
 	return root
 }
 
