@@ -42,15 +42,13 @@ type readBuffer = [maxTransfer + inHeaderSize + writeInSize]byte
 
 var readBuffers sync.Pool
 
-func getReadBuffer() []byte {
+func getReadBuffer() *readBuffer {
 	if b, ok := readBuffers.Get().(*readBuffer); ok {
-		return b[:]
+		return b
 	}
-	return alignedBuffer(maxTransfer, inHeaderSize+writeInSize)
+	return (*readBuffer)(alignedBuffer(maxTransfer, inHeaderSize+writeInSize))
 }
 
-func putReadBuffer(b []byte) { readBuffers.Put((*readBuffer)(b)) }
-
-// smallRequest is the largest request that is moved out of a read buffer when a
-// new reader takes that over.
+// smallRequest is the largest message that is moved out of its read buffer, so
+// that a handler that waits keeps little memory.
 const smallRequest = 1 << 10

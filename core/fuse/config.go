@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/lxbridge/lx/core/feature"
@@ -9,9 +10,9 @@ import (
 
 // Config is how a Server speaks to the kernel. The zero value is good.
 type Config struct {
-	// Readers is how many goroutines stay to wait for requests after a burst;
-	// 0 means 4. More are started as long as all are busy, so that a hung
-	// operation never stops others.
+	// Readers is how many goroutines take quick requests; 0 means half the
+	// processors, at least 2. More are started while operations wait, so that
+	// a hung one never stops others.
 	Readers int
 	// MaxWrite bounds one read or write, in bytes; 0 and more than 1 MiB mean 1 MiB.
 	MaxWrite int
@@ -50,7 +51,7 @@ const maxTransfer = 1 << 20
 
 func (c Config) withDefaults() Config {
 	if c.Readers <= 0 {
-		c.Readers = 4
+		c.Readers = max(2, runtime.GOMAXPROCS(0)/2)
 	}
 	if c.MaxWrite <= 0 || c.MaxWrite > maxTransfer {
 		c.MaxWrite = maxTransfer

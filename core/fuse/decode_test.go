@@ -23,14 +23,14 @@ func offline(t testing.TB, fs FileSystem) *reader {
 	s.fd = int(null.Fd())
 	s.neg.Store(&Negotiated{Minor: protoMinor, Flags: initSetxattrExt})
 	rd := &reader{srv: s}
-	rd.req.Store(&request{srv: s})
+	rd.req.Store(&request{srv: s, rd: rd})
 	s.readers[rd] = struct{}{}
 	return rd
 }
 
 func (rd *reader) feed(msg []byte) {
 	if h := at[inHeader](msg); h != nil {
-		rd.serve(h, msg)
+		rd.serve(h, msg, rd.srv.now())
 	}
 }
 

@@ -8,8 +8,9 @@ import (
 // init answers the kernel's INIT, which is the first request of a connection.
 // It answers nil where the connection ended before.
 func (s *Server) init() (*Negotiated, error) {
-	buf := getReadBuffer()
-	defer putReadBuffer(buf)
+	rb := getReadBuffer()
+	defer readBuffers.Put(rb)
+	buf := rb[:]
 	for {
 		n, errno := readFD(s.fd, buf)
 		switch errno {

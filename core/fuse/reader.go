@@ -6,29 +6,45 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
-// reader takes requests from the kernel and serves them.
+// reader takes requests from the kernel and serves them itself.
+//
+// The fewer readers, the fewer switches between threads, so there are only as
+// many as keep the processors busy, and another is started when needed:
+//   - at once, when none is left in read(2) and the request is of a kind that
+//     has been taking long, or its handler asks for its context's Done;
+//   - otherwise by the watcher, when all have been busy for starveTime.
 type reader struct {
-	srv *Server
-	req atomic.Pointer[request]
-	buf []byte // nil when another reader took it over
+	srv  *Server
+	req  atomic.Pointer[request]
+	buf  atomic.Pointer[readBuffer] // idle; whoever swaps it out has it
+	busy atomic.Int64               // since when, on the Server's clock; 0 in read(2)
 }
+
+const (
+	longTime   = 50 * time.Microsecond // an operation that takes this is worth another reader
+	starveTime = time.Millisecond
+	maxIdle    = 8 // readers that stay when operations take long
+)
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-// startReader starts a reader with a read buffer, or one from the pool where buf is nil.
-func (s *Server) startReader(buf []byte) {
+// startReader starts a reader with a read buffer, or one from the pool where
+// buf is nil. It does nothing when the last reader has ended.
+func (s *Server) startReader(buf *readBuffer) {
 	rd := readers.Get().(*reader)
-	rd.srv, rd.buf = s, buf
-	if r := rd.req.Load(); r != nil {
-		r.srv = s
-	} else {
-		rd.req.Store(&request{srv: s})
-	}
+	rd.srv = s
+	rd.buf.Store(buf)
+	rd.busy.Store(0)
+	rd.req.Store(&request{srv: s, rd: rd})
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.readers) == 0 && s.ended.Load() {
+		return
+	}
 	s.readers[rd] = struct{}{}
-	s.mu.Unlock()
 	s.running.Add(1)
 	go rd.run()
 }
@@ -41,61 +57,81 @@ func (rd *reader) run() {
 	s.mu.Lock()
 	delete(s.readers, rd)
 	s.mu.Unlock()
-	if rd.buf != nil {
-		putReadBuffer(rd.buf)
-		rd.buf = nil
+	if b := rd.buf.Swap(nil); b != nil {
+		readBuffers.Put(b)
 	}
-	rd.req.Load().srv = nil
-	rd.srv = nil
 	readers.Put(rd)
 }
 
 // next takes and serves one request; false means that rd has to end.
 func (rd *reader) next() bool {
 	s := rd.srv
-	if rd.buf == nil {
-		rd.buf = getReadBuffer()
+	buf := rd.buf.Swap(nil)
+	if buf == nil {
+		buf = getReadBuffer()
 	}
 	s.waiting.Add(1)
-	n, errno := readFD(s.fd, rd.buf)
+	n, errno := readFD(s.fd, buf[:])
 	waiting := s.waiting.Add(-1)
-	switch errno {
-	case 0:
-	case syscall.ENOENT: // the request was taken back while it was read
+	now := s.now()
+	rd.busy.Store(int64(now))
+	defer rd.busy.Store(0)
+
+	msg := buf[:max(n, 0)]
+	r := rd.req.Load()
+	if n <= len(r.small) {
+		msg = r.small[:copy(r.small[:], msg)]
+		rd.buf.Store(buf)
+	} else {
+		defer rd.buf.Store(buf)
+	}
+	switch {
+	case errno == syscall.ENOENT: // the request was taken back while it was read
 		return true
-	case syscall.ENODEV, syscall.ECONNABORTED:
+	case errno == syscall.ENODEV, errno == syscall.ECONNABORTED,
+		errno == 0 && n == 0: // a socket in place of /dev/fuse, closed
 		s.end(nil)
 		return false
-	default:
+	case errno != 0:
 		s.end(fmt.Errorf("cannot read a FUSE request: %w", errno))
 		return false
 	}
-	if n == 0 { // a socket in place of /dev/fuse, closed
-		s.end(nil)
-		return false
-	}
-	msg := rd.buf[:n]
 	h := at[inHeader](msg)
 	if h == nil {
+		s.stats.malformed.Add(1)
 		return true // nobody to answer
 	}
-	if waiting == 0 && !s.ended.Load() {
-		var buf []byte
-		if n <= smallRequest {
-			small := getBuffer(n)
-			defer small.free()
-			msg = small.payload()[:copy(small.payload(), msg)]
-			h = at[inHeader](msg)
-			buf, rd.buf = rd.buf, nil
-		}
-		s.startReader(buf)
+	long := h.Opcode == opSetlkw
+	var usual *atomic.Int64
+	if h.Opcode < opCount {
+		usual = &s.usual[h.Opcode]
+		long = long || usual.Load() > int64(longTime)
 	}
-	rd.serve(h, msg)
-	return int(s.waiting.Load()) < s.cfg.Readers
+	switch {
+	case waiting > 0:
+	case long:
+		s.startReader(rd.buf.Swap(nil))
+	case s.dozing.Load():
+		s.wakeWatcher()
+	}
+	rd.serve(h, msg, now)
+	if usual != nil {
+		u := usual.Load()
+		usual.Store(u + (int64(s.now()-now)-u)/8)
+	}
+	idle := int(s.waiting.Load())
+	return idle < s.cfg.Readers || long && idle < maxIdle
 }
 
-// serve answers the request in msg, whose header is h.
-func (rd *reader) serve(h *inHeader, msg []byte) {
+// relieve starts a reader in place of rd, whose handler is about to wait.
+func (rd *reader) relieve() {
+	if s := rd.srv; s.waiting.Load() == 0 && !s.ended.Load() {
+		s.startReader(rd.buf.Swap(nil))
+	}
+}
+
+// serve answers the request in msg, read at now, whose header is h.
+func (rd *reader) serve(h *inHeader, msg []byte, now time.Duration) {
 	s, r := rd.srv, rd.req.Load()
 	ext := int(h.ExtLen) * 8
 	if int(h.Len) != len(msg) || ext > len(msg)-inHeaderSize {
@@ -119,7 +155,7 @@ func (rd *reader) serve(h *inHeader, msg []byte) {
 	case opNotifyReply: // an answer; nothing is asked for
 		return
 	}
-	r.begin(h, body)
+	r.begin(h, body, now)
 	if s.asleep.Load() {
 		s.wakeWatcher()
 	}
@@ -148,9 +184,9 @@ func (rd *reader) serve(h *inHeader, msg []byte) {
 			s.sent(sendErrno(s.fd, unique, syscall.EIO))
 		}
 	}
-	s.stats.count(errno, s.now()-r.start)
+	s.stats.count(errno, s.now()-now)
 	if !r.finish() {
-		rd.req.Store(&request{srv: s})
+		rd.req.Store(&request{srv: s, rd: rd})
 	}
 }
 

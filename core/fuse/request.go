@@ -17,8 +17,10 @@ import (
 //	             └──claim by the watcher──▶ 0, an errno is sent, the handler's answer undone
 type request struct {
 	srv  *Server
+	rd   *reader
 	live atomic.Uint64 // unique of the request to answer; 0 when answered or idle
 
+	small  [smallRequest]byte // the message, where it is not larger
 	hdr    inHeader
 	body   []byte // what follows the header, without extensions
 	caller Caller
@@ -56,14 +58,14 @@ func (l *limits) sooner(t, grace time.Duration, err error, errno syscall.Errno) 
 
 var _ context.Context = (*request)(nil)
 
-// begin makes r serve the request in msg, whose header is h.
-func (r *request) begin(h *inHeader, body []byte) {
+// begin makes r serve the request of header h, read at now.
+func (r *request) begin(h *inHeader, body []byte, now time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.hdr, r.body = *h, body
 	r.caller = Caller{UID: h.UID, GID: h.GID, PID: h.PID}
 	r.outN, r.sent = 0, 0
-	r.start = r.srv.now()
+	r.start = now
 	r.limit = limits{}
 	if r.bounded() {
 		r.limit.sooner(r.start+r.srv.cfg.Timeout, r.srv.cfg.Grace, context.DeadlineExceeded, syscall.ETIMEDOUT)
@@ -85,7 +87,7 @@ func (r *request) bounded() bool { return r.srv.cfg.Timeout > 0 && r.hdr.Opcode 
 func (r *request) Done() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.used = true
+	r.use()
 	if r.done == nil {
 		r.done = make(chan struct{})
 		if r.err != nil {
@@ -93,6 +95,15 @@ func (r *request) Done() <-chan struct{} {
 		}
 	}
 	return r.done
+}
+
+// use notes that the context may outlive its request, and that its handler is
+// about to wait. r.mu is held.
+func (r *request) use() {
+	if !r.used && r.live.Load() != 0 {
+		r.rd.relieve()
+	}
+	r.used = true
 }
 
 func (r *request) Err() error {
@@ -115,7 +126,7 @@ func (r *request) Value(key any) any {
 func (r *request) AfterFunc(f func()) (stop func() bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.used = true
+	r.use()
 	if r.err != nil {
 		go f()
 		return func() bool { return false }

@@ -12,9 +12,9 @@ import (
 
 // Server serves one FileSystem over one connection with the kernel.
 //
-// Readers take a request each and serve it themselves; the last one that leaves
-// the descriptor first starts another. So an operation costs no hand-over
-// between goroutines, and any number of them may hang.
+// Readers take a request each and serve it themselves, so that an operation
+// costs no hand-over between goroutines; see reader for how it is seen to that
+// any number of them may hang.
 type Server struct {
 	fs    FileSystem
 	cfg   Config
@@ -37,7 +37,10 @@ type Server struct {
 	ended   atomic.Bool // the connection
 	readErr error       // why, where it was not unmounted
 
-	asleep atomic.Bool   // the watcher has nothing to watch
+	usual [opCount]atomic.Int64 // how long an operation has been taking, in ns
+
+	dozing atomic.Bool   // the watcher does not look for want of readers
+	asleep atomic.Bool   // nor for time limits
 	kick   chan struct{} // wakes it
 	names  nameCache
 	stats  counters
@@ -107,7 +110,9 @@ func (s *Server) serve(ctx context.Context, fd int, resumed *Negotiated) (err er
 	watched := make(chan struct{})
 	ended := make(chan struct{})
 	go func() { defer close(watched); s.watch(ended) }()
-	s.startReader(nil)
+	for range s.cfg.Readers {
+		s.startReader(nil)
+	}
 	s.running.Wait()
 	close(ended)
 	<-watched

@@ -2,13 +2,15 @@ package fuse
 
 import (
 	"context"
+	"math"
 	"syscall"
 	"time"
 )
 
-// watch ends requests whose limit is reached, until ended is closed. It sleeps
-// until the nearest limit, and at most Timeout, so that it meets requests that
-// begin meanwhile in time without being told of each.
+// watch ends requests whose limit is reached, and starts a reader when all are
+// stuck, until ended is closed. For limits it sleeps until the nearest, and at
+// most Timeout, so that it meets requests that begin meanwhile in time without
+// being told of each. Want of readers it looks for only while none is waiting.
 func (s *Server) watch(ended <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -20,22 +22,39 @@ func (s *Server) watch(ended <-chan struct{}) {
 		case <-timer.C:
 		}
 		s.asleep.Store(false)
-		next := s.expire()
-		if next == 0 && s.cfg.Timeout > 0 {
+		wait := s.expire()
+		if wait == never && s.cfg.Timeout > 0 {
 			// Look again: a request may have begun before it could see asleep.
 			s.asleep.Store(true)
-			next = s.expire()
+			wait = s.expire()
 		}
-		if next == 0 {
-			timer.Stop()
-			continue
-		}
-		wait := next - s.now()
-		if s.cfg.Timeout > 0 {
+		if wait != never && s.cfg.Timeout > 0 {
 			wait = min(wait, s.cfg.Timeout)
 		}
-		timer.Reset(max(wait, 0))
+		s.dozing.Store(s.waiting.Load() > 0)
+		if s.waiting.Load() == 0 {
+			if s.starving() {
+				s.startReader(nil)
+			}
+			wait = min(wait, starveTime)
+		}
+		timer.Reset(wait)
 	}
+}
+
+const never = math.MaxInt64
+
+// starving says whether all readers have been busy for starveTime.
+func (s *Server) starving() bool {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for rd := range s.readers {
+		if t := time.Duration(rd.busy.Load()); t == 0 || now-t < starveTime {
+			return false
+		}
+	}
+	return !s.ended.Load()
 }
 
 func (s *Server) wakeWatcher() {
@@ -45,15 +64,17 @@ func (s *Server) wakeWatcher() {
 	}
 }
 
-// expire ends what is due and answers when the next is; 0 where none is.
-func (s *Server) expire() (next time.Duration) {
+// expire ends what is due and answers how long it is to the next; never where
+// none is.
+func (s *Server) expire() (wait time.Duration) {
 	now := s.now()
+	wait = never
 	for _, r := range s.requests() {
-		if t := r.expire(now); t != 0 && (next == 0 || t < next) {
-			next = t
+		if t := r.expire(now); t != 0 {
+			wait = min(wait, t-now)
 		}
 	}
-	return next
+	return wait
 }
 
 func (r *request) expire(now time.Duration) (next time.Duration) {
