@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount/option"
 )
@@ -207,4 +208,84 @@ func TestAdopt(t *testing.T) {
 	}
 	want(t, g.output(t), "Input/output error", "ls 2", "umount 0")
 	next.settle(t)
+}
+
+// Drain ends what is still mounted, and no mount is made after it.
+func TestDrain(t *testing.T) {
+	w := newWorld(t)
+	s := w.fake(t)
+	fifo := filepath.Join(t.TempDir(), "go")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := w.start(t, `mkdir /mnt/d /mnt/e && mount -i -t cifs //nas/photos /mnt/d -o `+opts+`
+		echo > `+fifo+`; read x < `+fifo+`
+		ls /mnt/d/none; mount -i -t cifs //nas/photos /mnt/e -o `+opts+`; echo mount $?; umount /mnt/d`)
+	if _, err := os.ReadFile(fifo); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if len(w.Mounts()) != 0 || s.closed.Load() != 1 || s.drained.Load() != 1 {
+		t.Errorf("%v, %d closed, %d drained", w.Mounts(), s.closed.Load(), s.drained.Load())
+	}
+	if err := os.WriteFile(fifo, []byte("\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.Wait(t); code != 0 {
+		t.Error(code)
+	}
+	want(t, g.output(t), "Input/output error", "mount 32")
+}
+
+// Exposed, a file system is served on a second mount; it ends with the first.
+func TestExpose(t *testing.T) {
+	w := newWorld(t)
+	s := w.fake(t)
+	fifo := filepath.Join(t.TempDir(), "go")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := w.start(t, `mkdir /mnt/d && mount -i -t cifs //nas/photos /mnt/d -o `+opts+`
+		echo > `+fifo+`; read x < `+fifo+`; umount /mnt/d`)
+	if _, err := os.ReadFile(fifo); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	fd, err := fuse.Mount(dir, fuse.MountConfig{Source: "lx"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Expose("/mnt/none", fd); err == nil {
+		t.Fatal("what is not mounted was exposed")
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if fd, err = fuse.Mount(dir, fuse.MountConfig{Source: "lx"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Expose("/mnt/d", fd); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir + "/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(fifo, []byte("\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.Wait(t); code != 0 {
+		t.Error(code)
+	}
+	w.settle(t)
+	if _, err := os.Stat(dir + "/other"); !errors.Is(err, unix.EIO) {
+		t.Error(err)
+	}
+	if s.closed.Load() != 1 {
+		t.Error("the volume is open")
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
 }

@@ -196,8 +196,7 @@ func unchanged(mounted *option.CIFS, given []option.Param) error {
 				return false, err
 			}
 		}
-		o.Mount, o.Source = mounted.Mount, mounted.Source
-		return o != *mounted, nil
+		return !o.Equal(*mounted), nil
 	}
 	if d, err := differs(given...); err != nil || !d {
 		return err

@@ -32,8 +32,10 @@ func TestShare(t *testing.T) {
 		printf '//127.0.0.1/data /mnt/d cifs credentials=/run/cred,port=`+port+`,_netdev,nofail,x-a.b=c 0 0\n' > /run/fstab
 		mount -T /run/fstab -a; mount -T /run/fstab -a
 		grep -c ' /mnt/d ' /proc/self/mountinfo
-		cat d/x; rm d/x; umount -l d; ls -A d | wc -l`)
-	want(t, out, "/mnt/d //127.0.0.1/data fuse.lx.cifs rw,relatime,", "//127.0.0.1/data ", "1 0 0 6 ", "\n1\nhello\n0\n")
+		cat d/x; rm d/x
+		mount -t cifs //127.0.0.1/data /mnt/d -o remount,ro,port=`+port+`,username=`+user+`; grep -o 'fuse.lx.cifs //127.0.0.1/data ro' /proc/self/mountinfo
+		umount -l d; ls -A d | wc -l`)
+	want(t, out, "/mnt/d //127.0.0.1/data fuse.lx.cifs rw,relatime,", "//127.0.0.1/data ", "1 0 0 6 ", "\n1\nhello\nfuse.lx.cifs //127.0.0.1/data ro\n0\n")
 	if n := strings.Count(out, "hello"); n != 4 {
 		t.Errorf("%d times hello:\n%s", n, out)
 	}

@@ -185,6 +185,16 @@ func (o *CIFS) Ready(file Login) error {
 	return nil
 }
 
+// Equal says whether two describe the same mount. What does not count: the
+// flags, how an address or a login was come by, and how an id was given.
+func (o CIFS) Equal(p CIFS) bool {
+	for _, c := range []*CIFS{&o, &p} {
+		c.Source, c.unc, c.prefix, c.Credentials, c.Address = "", "", "", "", netip.Addr{}
+		c.Mount, c.HasUID, c.HasGID, c.hasAC, c.sloppy = Flags{}, false, false, false, false
+	}
+	return o == p
+}
+
 // Attribute flags by option.
 var attrs = map[string]uint64{
 	"nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
