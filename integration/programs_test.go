@@ -75,7 +75,10 @@ func archive(t testing.TB, files int) []byte {
 func archives(t *testing.T, w *world, s *share) {
 	const files = 5000
 	name := w.write("home/tree.tar", string(archive(t, files)))
-	w.mustWithin(2*time.Minute, "cd $D && tar xf "+name+" && tar df "+name)
+	w.mustWithin(2*time.Minute, "cd $D && tar xf "+name)
+	if r := w.sh("cd $D && tar df " + name + " | head -n 3"); r.out != "" {
+		t.Errorf("tar finds differences: %v", r)
+	}
 	same(t, "files", w.must("find $D/tree -type f | wc -l"), fmt.Sprint(files))
 	same(t, "times kept", w.must("find $D/tree -type f ! -newermt @1600000001 | wc -l"), fmt.Sprint(files))
 	n := 0
@@ -93,9 +96,9 @@ func archives(t *testing.T, w *world, s *share) {
 
 func synchronizes(_ *testing.T, w *world, _ *share) {
 	w.write("home/small.tar", string(archive(w.t, 300)))
-	w.must("cd ~ && tar xf small.tar && rsync -a tree/ $D/tree/ && diff -r tree $D/tree")
-	same(w.t, "a second rsync", w.must("rsync -a --out-format=%n --no-perms ~/tree/ $D/tree/ | grep -v /$ || true"), "")
-	w.must("echo more >> ~/tree/000/file-7; rm ~/tree/001/file-107; rsync -a --delete ~/tree/ $D/tree/; diff -r ~/tree $D/tree; rsync -a --inplace --no-whole-file ~/tree/ $D/tree/; rm -r $D/tree ~/tree")
+	w.must("cd ~ && tar xf small.tar && rsync -a tree/ $D/synced/ && diff -r tree $D/synced")
+	same(w.t, "a second rsync", w.must("rsync -a --out-format=%n --no-perms ~/tree/ $D/synced/ | grep -v /$ || true"), "")
+	w.must("echo more >> ~/tree/000/file-7; rm ~/tree/001/file-107; rsync -a --delete ~/tree/ $D/synced/; diff -r ~/tree $D/synced; rsync -a --inplace --no-whole-file ~/tree/ $D/synced/; rm -r $D/synced ~/tree")
 }
 
 func compiles(t *testing.T, w *world, _ *share) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -100,7 +101,6 @@ func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Env = append([]string(nil), w.env...)
 	cmd.Dir = w.path("home")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: runAs.credential}
-	cmd.WaitDelay = 2 * time.Second
 	return cmd
 }
 
@@ -154,7 +154,6 @@ type running struct {
 	t        testing.TB
 	args     []string
 	cmd      *exec.Cmd
-	stdin    interface{ Close() error }
 	in       *os.File
 	out, err buffer
 	began    time.Time
@@ -205,13 +204,25 @@ func (w *world) startOpen(args ...string) *running {
 func (w *world) startCommand(cmd *exec.Cmd) *running {
 	w.t.Helper()
 	p := &running{t: w.t, args: cmd.Args[1:], cmd: cmd, began: time.Now(), ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.out, &p.err
+	out, outEnded := w.pipe(&p.out)
+	defer out.Close()
+	errs, errsEnded := w.pipe(&p.err)
+	defer errs.Close()
+	cmd.Stdout, cmd.Stderr = out, errs
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
 	go func() {
 		defer close(p.ended)
 		p.failure = cmd.Wait()
+		// A background process may keep them open.
+		late := time.After(2 * time.Second)
+		for _, ended := range []<-chan struct{}{outEnded, errsEnded} {
+			select {
+			case <-ended:
+			case <-late:
+			}
+		}
 	}()
 	w.t.Cleanup(func() {
 		select {
@@ -224,6 +235,30 @@ func (w *world) startCommand(cmd *exec.Cmd) *running {
 	return p
 }
 
+// pipe is one of the user's, who may open it anew, and whose output goes to b.
+func (w *world) pipe(b *buffer) (in *os.File, ended <-chan struct{}) {
+	w.t.Helper()
+	r, in, err := os.Pipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := in.Chown(runAs.uid, runAs.gid); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(b, r) // it ends with the last writer or with the test
+	}()
+	w.t.Cleanup(func() {
+		r.Close()
+		<-done
+	})
+	return in, done
+}
+
 // wait waits for the end; d counts from now.
 func (p *running) wait(d time.Duration) result {
 	p.t.Helper()
@@ -234,7 +269,7 @@ func (p *running) wait(d time.Duration) result {
 	}
 	r := result{out: p.out.String(), err: p.err.String(), took: time.Since(p.began), code: p.cmd.ProcessState.ExitCode()}
 	var ee *exec.ExitError
-	if p.failure != nil && !errors.As(p.failure, &ee) && !errors.Is(p.failure, exec.ErrWaitDelay) {
+	if p.failure != nil && !errors.As(p.failure, &ee) {
 		p.t.Fatalf("lx %q: %v", p.args, p.failure)
 	}
 	return r
