@@ -55,7 +55,9 @@ func Init() int {
 	case errors.Is(err, seccomp.ErrNested):
 		err = in.keeper.Send(InitNested, "")
 	case err != nil:
-		in.keeper.Send(InitFailed, err.Error())
+		if in.keeper.Send(InitFailed, err.Error()) != nil {
+			return 2
+		}
 		return 1
 	default:
 		err = in.keeper.Send(InitListener, "", listener)
@@ -64,6 +66,9 @@ func Init() int {
 	if err != nil {
 		return 1
 	}
+	// Guests may send signals to it, and no default action is to follow. Ignored
+	// ones would be ignored in every session too.
+	signal.Notify(make(chan os.Signal, 1))
 	go in.reap()
 	return in.serve()
 }
@@ -145,7 +150,8 @@ func (in *initProcess) tellIdle() {
 	var si unix.Siginfo
 	// ECHILD: no process is left. WNOWAIT leaves zombies to reap.
 	if err := unix.Waitid(unix.P_ALL, 0, &si, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); errors.Is(err, unix.ECHILD) {
-		in.keeper.Send(InitIdle, fmt.Sprint(in.served))
+		// A keeper that is gone is seen by serve.
+		_ = in.keeper.Send(InitIdle, fmt.Sprint(in.served))
 		select {
 		case in.empty <- struct{}{}:
 		default:
@@ -159,8 +165,8 @@ func (in *initProcess) stopAll() {
 	case <-in.empty:
 	default:
 	}
-	unix.Kill(-1, unix.SIGTERM)
-	unix.Kill(-1, unix.SIGCONT)
+	kill(-1, unix.SIGTERM)
+	kill(-1, unix.SIGCONT)
 	in.mu.Lock()
 	in.tellIdle()
 	in.mu.Unlock()
@@ -169,7 +175,7 @@ func (in *initProcess) stopAll() {
 		return
 	case <-time.After(stopGrace):
 	}
-	unix.Kill(-1, unix.SIGKILL)
+	kill(-1, unix.SIGKILL)
 	select {
 	case <-in.empty:
 	case <-time.After(killGrace): // the kernel kills the rest when it can
@@ -205,25 +211,30 @@ func (in *initProcess) reap() {
 	}
 }
 
+// kill sends a signal; whom it does not find has ended.
+func kill(pid int, sig syscall.Signal) { _ = unix.Kill(pid, sig) }
+
+// answer tells a client, which may be gone.
+func answer(c *net.UnixConn, e event) error { return json.NewEncoder(c).Encode(e) }
+
 // session runs one command for a client.
 func (in *initProcess) session(c *net.UnixConn) {
 	defer c.Close()
 	s, files, err := readSpec(c)
-	enc := json.NewEncoder(c)
 	if err != nil {
 		in.opened()
-		enc.Encode(event{Error: err.Error(), Code: ExitFailed})
+		answer(c, event{Error: err.Error(), Code: ExitFailed})
 		return
 	}
 	pid, done, err := in.start(s, files)
 	closeAll(files)
 	in.opened()
 	if err != nil {
-		enc.Encode(event{Error: err.Error(), Code: execCode(err)})
+		answer(c, event{Error: err.Error(), Code: execCode(err)})
 		return
 	}
-	if err := enc.Encode(event{PID: pid}); err != nil {
-		unix.Kill(-pid, unix.SIGHUP)
+	if answer(c, event{PID: pid}) != nil {
+		kill(-pid, unix.SIGHUP)
 		<-done
 		in.telling.Done()
 		return
@@ -239,19 +250,19 @@ func (in *initProcess) session(c *net.UnixConn) {
 				break
 			}
 			if cmd.Signal > 0 {
-				unix.Kill(-pid, cmd.Signal)
+				kill(-pid, cmd.Signal)
 			}
 		}
 		select {
 		case <-ended:
 		default:
-			unix.Kill(-pid, unix.SIGHUP)
-			unix.Kill(-pid, unix.SIGCONT)
+			kill(-pid, unix.SIGHUP)
+			kill(-pid, unix.SIGCONT)
 		}
 	}()
 	ws := <-done
 	close(ended)
-	enc.Encode(event{Exited: true, Status: int(ws)})
+	answer(c, event{Exited: true, Status: int(ws)})
 	in.telling.Done()
 }
 
