@@ -108,13 +108,13 @@ func runTerminal(ctx context.Context, d Dirs, name string, s Spec) (ws syscall.W
 	})
 	// Reading the user's terminal cannot be called off: this goroutine ends
 	// with the process.
-	go io.Copy(master, os.Stdin)
-	output.Go(func() { io.Copy(os.Stdout, master) })
+	go func() { _, _ = io.Copy(master, os.Stdin) }()
+	output.Go(func() { _, _ = io.Copy(os.Stdout, master) }) // EIO is the terminal's end
 	ws, err = se.Wait()
 	// What the session has written is shown; a background process that keeps
 	// the terminal open is not waited for.
 	drained(master)
-	master.SetReadDeadline(time.Now())
+	err = errors.Join(err, master.SetReadDeadline(time.Now()))
 	close(over)
 	signal.Stop(resized)
 	signal.Stop(ending)

@@ -223,14 +223,14 @@ func (in *initProcess) session(c *net.UnixConn) {
 	s, files, err := readSpec(c)
 	if err != nil {
 		in.opened()
-		answer(c, event{Error: err.Error(), Code: ExitFailed})
+		_ = answer(c, event{Error: err.Error(), Code: ExitFailed})
 		return
 	}
 	pid, done, err := in.start(s, files)
 	closeAll(files)
 	in.opened()
 	if err != nil {
-		answer(c, event{Error: err.Error(), Code: execCode(err)})
+		_ = answer(c, event{Error: err.Error(), Code: execCode(err)})
 		return
 	}
 	if answer(c, event{PID: pid}) != nil {
@@ -262,7 +262,7 @@ func (in *initProcess) session(c *net.UnixConn) {
 	}()
 	ws := <-done
 	close(ended)
-	answer(c, event{Exited: true, Status: int(ws)})
+	_ = answer(c, event{Exited: true, Status: int(ws)})
 	in.telling.Done()
 }
 

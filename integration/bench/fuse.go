@@ -121,7 +121,7 @@ func serveLX(dir string) (func() error, error) {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(context.Background(), dev) }()
 	return func() error {
-		return errors.Join(unix.Unmount(dir, unix.MNT_DETACH), <-served, fs.Close(context.Background()), vol.Close())
+		return errors.Join(unix.Unmount(dir, unix.MNT_DETACH), <-served, fs.Drain(context.Background()), vol.Close())
 	}, nil
 }
 
