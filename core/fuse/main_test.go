@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/fuse/fusetest"
 )
 
 // The tests mount, so they run in a user and mount namespace of their own.
@@ -79,14 +81,11 @@ func serveMount(t testing.TB, fs FileSystem, cfg Config, mount MountConfig) (dir
 	return dir, s
 }
 
-// open opens a file of a mount that this process serves itself. os.Open would
-// ask epoll_ctl(2), which asks the file system, while it keeps a stop of the
-// world, which keeps the Server, from going on.
 func open(t testing.TB, name string, flags int) *os.File {
 	t.Helper()
-	fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0o644)
+	f, err := fusetest.OpenFile(name, flags, 0o644)
 	if err != nil {
-		t.Fatalf("open %s: %v", name, err)
+		t.Fatal(err)
 	}
-	return os.NewFile(uintptr(fd), name)
+	return f
 }

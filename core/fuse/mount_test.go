@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -16,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/feature"
 )
 
 // TestOperations walks every operation through a real mount.
@@ -116,6 +117,12 @@ func TestOperations(t *testing.T) {
 	}
 	_, err := unix.Getxattr(at("file"), "user.a", buf[:2])
 	check("getxattr into little", err, syscall.ERANGE)
+	big := bytes.Repeat([]byte("x"), 60000)
+	check("setxattr of 60,000 bytes", unix.Setxattr(at("file"), "user.big", big, 0), nil)
+	if n, err := unix.Getxattr(at("file"), "user.big", make([]byte, 1<<16)); n != len(big) || err != nil {
+		t.Errorf("getxattr of 60,000 bytes: %d, %v", n, err)
+	}
+	check("removexattr", unix.Removexattr(at("file"), "user.big"), nil)
 	check("removexattr", unix.Removexattr(at("file"), "user.a"), nil)
 	_, err = unix.Getxattr(at("file"), "user.a", buf)
 	check("getxattr of nothing", err, syscall.ENODATA)
@@ -132,6 +139,91 @@ func TestOperations(t *testing.T) {
 	}
 	if got := s.Stats(); got.Written != uint64(len(want)) || got.Unsent != 0 || got.Malformed != 0 || got.LatencyMax == 0 || got.Requests == 0 {
 		t.Errorf("stats: %+v", got)
+	}
+}
+
+func TestTransfersOfOneMiB(t *testing.T) {
+	m := newMemfs()
+	m.direct = true
+	m.add("file", nil)
+	dir, _ := serve(t, m, Config{})
+	f := open(t, filepath.Join(dir, "file"), os.O_RDWR)
+	defer f.Close()
+	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	if n, err := unix.Pwrite(int(f.Fd()), want, 0); n != len(want) || err != nil {
+		t.Fatal(n, err)
+	}
+	got := make([]byte, len(want))
+	if n, err := unix.Pread(int(f.Fd()), got, 0); n != len(want) || err != nil || !bytes.Equal(got, want) {
+		t.Fatal(n, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.calls["write"] != 1 || m.calls["read"] != 1 {
+		t.Errorf("%d writes, %d reads; want one each", m.calls["write"], m.calls["read"])
+	}
+}
+
+func TestWriteback(t *testing.T) {
+	if feature.Missing(feature.FuseWriteback) {
+		return
+	}
+	m := newMemfs()
+	m.add("file", nil)
+	dir, _ := serve(t, m, Config{Writeback: true})
+	f := open(t, filepath.Join(dir, "file"), os.O_RDWR)
+	defer f.Close()
+	for i := range 512 {
+		if _, err := unix.Pwrite(int(f.Fd()), make([]byte, 4096), int64(i)*4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Fsync(int(f.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := m.calls["write"]; n == 0 || n > 64 || m.calls["cached"] != n {
+		t.Errorf("512 writes became %d, %d from the cache; want few", n, m.calls["cached"])
+	}
+}
+
+func TestNoOpen(t *testing.T) {
+	m := newMemfs()
+	m.add("file", []byte("data"))
+	dir, _ := serve(t, m, Config{NoOpen: true, NoOpendir: true})
+	for range 3 {
+		f := open(t, filepath.Join(dir, "file"), os.O_RDONLY)
+		if n, err := f.Read(make([]byte, 10)); n != 4 || err != nil {
+			t.Error(n, err)
+		}
+		f.Close()
+	}
+	if names := listDir(t, dir); len(names) != 1 {
+		t.Errorf("listing %v", names)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.opened != 0 {
+		t.Errorf("%d opens were served", m.opened)
+	}
+}
+
+// TestForcedUnmount: umount -f frees who waits and ends Serve.
+func TestForcedUnmount(t *testing.T) {
+	m := newMemfs()
+	dir, s := serve(t, m, Config{})
+	got := make(chan error)
+	go func() { got <- unix.Stat(filepath.Join(dir, "stuck"), new(unix.Stat_t)) }()
+	<-m.wait
+	if err := unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != unix.ECONNABORTED && err != unix.ENOTCONN && err != unix.EINTR {
+		t.Errorf("waiting stat: %v; want ECONNABORTED", err)
+	}
+	if err := s.Wait(); err != nil {
+		t.Errorf("Serve: %v", err)
 	}
 }
 
@@ -341,100 +433,4 @@ func TestPollIsWoken(t *testing.T) {
 	if n := <-got; n != 1 || fds[0].Revents != unix.POLLIN {
 		t.Errorf("poll: %d, revents %#x", n, fds[0].Revents)
 	}
-}
-
-func TestNotifications(t *testing.T) {
-	m := newMemfs()
-	m.valid = time.Hour
-	ino := m.add("file", []byte("old"))
-	dir, s := serve(t, m, Config{})
-	name := filepath.Join(dir, "file")
-	size := func() int64 {
-		t.Helper()
-		var st unix.Stat_t
-		if err := unix.Stat(name, &st); err != nil {
-			t.Fatal(err)
-		}
-		return st.Size
-	}
-	change := func(data string) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		n := m.nodes[ino]
-		n.data, n.attr.Size = []byte(data), uint64(len(data))
-	}
-	if size() != 3 {
-		t.Fatal(size())
-	}
-	change("newer")
-	if size() != 3 {
-		t.Error("attributes are not cached")
-	}
-	if err := s.NotifyInvalInode(ino, 0, 0); err != nil {
-		t.Error(err)
-	}
-	if size() != 5 {
-		t.Error("attributes are cached after NotifyInvalInode")
-	}
-
-	m.mu.Lock()
-	delete(m.nodes[RootID].children, "file")
-	m.mu.Unlock()
-	if size() != 5 {
-		t.Error("the name is not cached")
-	}
-	if err := s.NotifyInvalEntry(RootID, "file", true); err != nil {
-		t.Error(err)
-	}
-	if err := unix.Stat(name, new(unix.Stat_t)); err != unix.ENOENT {
-		t.Errorf("stat after NotifyInvalEntry: %v; want ENOENT", err)
-	}
-
-	ino = m.add("again", []byte("x"))
-	name = filepath.Join(dir, "again")
-	size()
-	if err := s.NotifyStore(ino, 0, []byte("stored")); err != nil {
-		t.Error(err)
-	}
-	if err := s.NotifyDelete(RootID, ino, "again"); err != nil {
-		t.Error(err)
-	}
-	if err := s.NotifyInvalEntry(RootID, "never seen", false); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("notification about nothing: %v; want ENOENT", err)
-	}
-}
-
-func TestConfigureTellsTheReason(t *testing.T) {
-	fsfd, dev, err := OpenContext()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fsfd)
-	defer unix.Close(dev)
-	err = Configure(fsfd, dev, MountConfig{RootMode: 1})
-	if err == nil || !strings.HasPrefix(err.Error(), "cannot ") || !errors.Is(err, unix.EINVAL) {
-		t.Errorf("a root of no type: %v; want a refusal", err)
-	}
-	if _, err = Mount(filepath.Join(t.TempDir(), "absent"), MountConfig{}, 0); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("absent target: %v; want ENOENT", err)
-	}
-}
-
-func TestMountShowsItself(t *testing.T) {
-	dir, _ := serve(t, newMemfs(), Config{})
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if strings.Contains(line, dir+" ") {
-			for _, want := range []string{"fuse.lx.test test ", "default_permissions", "allow_other"} {
-				if !strings.Contains(line, want) {
-					t.Errorf("%q lacks %q", line, want)
-				}
-			}
-			return
-		}
-	}
-	t.Error("no such mount")
 }

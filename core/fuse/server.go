@@ -15,6 +15,9 @@ import (
 // Readers take a request each and serve it themselves, so that an operation
 // costs no hand-over between goroutines; see reader for how it is seen to that
 // any number of them may hang.
+//
+// A process must not open what it serves itself through package os: see
+// fusetest.OpenFile.
 type Server struct {
 	fs    FileSystem
 	cfg   Config
@@ -101,8 +104,10 @@ func (s *Server) serve(ctx context.Context, fd int, resumed *Negotiated) (err er
 		s.neg.Store(resumed)
 	} else {
 		s.neg.Store(resumed)
-		if err := s.NotifyResend(); err != nil && resumed.CanResend() {
-			return fmt.Errorf("cannot take over: %w", err)
+		if resumed.CanResend() {
+			if err := s.NotifyResend(); err != nil && !errors.Is(err, syscall.ENODEV) {
+				return fmt.Errorf("cannot take over: %w", err)
+			}
 		}
 	}
 	close(s.ready)
