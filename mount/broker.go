@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount/option"
 	"github.com/lxbridge/lx/mount/volume"
@@ -54,8 +53,8 @@ type Broker struct {
 	open atomic.Int32 // len(contexts), read without mu
 }
 
-// connector makes the volume that o describes, for t.
-type connector func(ctx context.Context, t guest.Thread, o *option.CIFS, log func(error)) (volume.Volume, error)
+// connector makes the volume that o describes, for the thread of n.
+type connector func(ctx context.Context, n *network, o *option.CIFS, log func(error)) (volume.Volume, error)
 
 // presenter makes a volume ready for the kernel. show, unless nil, changes
 // attributes on their way; note is told of failures that no caller sees.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -101,15 +100,12 @@ func smbConfig(o *option.CIFS) smb.Config {
 }
 
 // connectCIFS is the connector of smb.
-func connectCIFS(ctx context.Context, t guest.Thread, o *option.CIFS, log func(error)) (volume.Volume, error) {
-	if err := complete(ctx, t, o); err != nil {
+func connectCIFS(ctx context.Context, n *network, o *option.CIFS, log func(error)) (volume.Volume, error) {
+	if err := complete(ctx, n.thread, o); err != nil {
 		return nil, err
 	}
 	c := smbConfig(o)
-	c.Log = log
-	c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return t.DialContext(ctx, network, addr)
-	}
+	c.Log, c.Dial = log, n.dial
 	v, err := smb.Dial(ctx, c)
 	if o.Password2 != "" && errors.Is(err, syscall.EACCES) {
 		c.Password = smb.Secret(o.Password2)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
-	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/mount/memvol"
 	"github.com/lxbridge/lx/mount/option"
 	"github.com/lxbridge/lx/mount/volume"
@@ -27,7 +26,7 @@ type server struct {
 func (w *world) fake(t *testing.T) *server {
 	t.Helper()
 	s := &server{dial: func(context.Context, *option.CIFS) error { return nil }}
-	w.connect = func(ctx context.Context, _ guest.Thread, o *option.CIFS, _ func(error)) (volume.Volume, error) {
+	w.connect = func(ctx context.Context, _ *network, o *option.CIFS, _ func(error)) (volume.Volume, error) {
 		s.dials.Add(1)
 		s.last.Store(o)
 		if err := s.dial(ctx, o); err != nil {

@@ -26,6 +26,7 @@ import (
 type mounted struct {
 	identity
 	options *option.CIFS  // nil where a dead broker's mount was taken over
+	net     *network      // nil as options
 	vol     volume.Volume // nil as options
 	fs      fileSystem    // nil as options
 	server  *fuse.Server
@@ -94,12 +95,18 @@ func (b *Broker) establish(ctx context.Context, t guest.Thread, r request) (*fre
 		m.Options = append(m.Options, p.String())
 	}
 	var err error
-	if m.vol, err = b.connect(ctx, t, o, m.journal.note); err != nil {
+	if m.net, err = networkOf(t); err != nil {
+		return nil, err
+	}
+	if m.vol, err = b.connect(ctx, m.net, o, m.journal.note); err != nil {
+		m.net.close()
 		return nil, err
 	}
 	f, err := b.build(m)
 	if err != nil {
-		return nil, errors.Join(err, m.vol.Close())
+		err = errors.Join(err, m.vol.Close())
+		m.net.close()
+		return nil, err
 	}
 	if err := b.hold(ctx, f); err != nil {
 		f.close()
@@ -198,6 +205,7 @@ func (b *Broker) serve(m *mounted, run func() error) {
 		if err := m.vol.Close(); err != nil {
 			m.journal.note(fmt.Errorf("cannot close the connection: %w", err))
 		}
+		m.net.close()
 	}
 	if err := b.cfg.Holder.Drop(m.Key); err != nil {
 		m.journal.note(fmt.Errorf("cannot tell the keeper: %w", err))
