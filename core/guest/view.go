@@ -111,10 +111,10 @@ func assume(s Status) error {
 	if err != nil {
 		return err
 	}
-	if unix.Setfsgid(int(s.FSGID)); fsid(unix.SetfsgidRetGid) != s.FSGID {
+	if _ = unix.Setfsgid(int(s.FSGID)); fsid(unix.SetfsgidRetGid) != s.FSGID {
 		return fmt.Errorf("cannot take the caller's group %d: %w", s.FSGID, unix.EPERM)
 	}
-	if unix.Setfsuid(int(s.FSUID)); fsid(unix.SetfsuidRetUid) != s.FSUID {
+	if _ = unix.Setfsuid(int(s.FSUID)); fsid(unix.SetfsuidRetUid) != s.FSUID {
 		return fmt.Errorf("cannot take the caller's user %d: %w", s.FSUID, unix.EPERM)
 	}
 	for _, c := range dacCaps {
