@@ -18,33 +18,40 @@ import (
 func TestNetworkOutlivesItsThread(t *testing.T) {
 	type world struct {
 		listener net.Listener
-		net      *network
+		tid      int
 		err      error
 	}
-	made := make(chan world)
+	made, end, ended := make(chan world), make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		runtime.LockOSThread() // for good: the thread ends with us
 		var w world
 		if w.err = unix.Unshare(unix.CLONE_NEWNET); w.err == nil {
 			if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 				t.Error(err, string(out))
 			}
-			if w.listener, w.err = net.Listen("tcp", "127.0.0.1:0"); w.err == nil {
-				w.net, w.err = networkOf(guest.Thread{TID: unix.Gettid()})
-			}
+			w.listener, w.err = net.Listen("tcp", "127.0.0.1:0")
 		}
+		w.tid = unix.Gettid()
 		made <- w
+		<-end
 	}()
 	w := <-made
 	if w.err != nil {
 		t.Fatal(w.err)
 	}
+	n, err := networkOf(guest.Thread{TID: w.tid})
+	close(end)
+	<-ended
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer w.listener.Close()
-	defer w.net.close()
+	defer n.close()
 	addr := w.listener.Addr().String()
-	w.net.addr = addr
+	n.addr = addr
 	for range 3 {
-		c, err := w.net.dial(t.Context(), "tcp", "name.that.is.not.asked.for:445")
+		c, err := n.dial(t.Context(), "tcp", "name.that.is.not.asked.for:445")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +63,7 @@ func TestNetworkOutlivesItsThread(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := w.net.dial(ctx, "tcp", addr); err == nil || !strings.Contains(err.Error(), "cancel") {
+	if _, err := n.dial(ctx, "tcp", addr); err == nil || !strings.Contains(err.Error(), "cancel") {
 		t.Error(err)
 	}
 }
