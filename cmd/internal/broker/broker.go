@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -30,6 +31,8 @@ const (
 
 // Main runs the broker and answers its exit code.
 func Main() int {
+	// A trap's answer must not wait for a processor that a slow handler holds.
+	runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "broker")
 	if err := run(log); err != nil {
 		log.Error("ended", "err", err)
