@@ -17,8 +17,7 @@ import (
 // the process that mounted, which it may outlive, as the kernel's mounts do.
 type network struct {
 	thread guest.Thread
-	own    *os.File // ours
-	theirs *os.File // nil where it is ours
+	theirs *os.File // nil where it is our own
 
 	mu   sync.Mutex // guards what follows
 	addr string     // where the first connection went; before it the thread must live
@@ -26,21 +25,16 @@ type network struct {
 
 // networkOf holds the thread's network namespace.
 func networkOf(t guest.Thread) (*network, error) {
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, fmt.Errorf("cannot hold our network namespace: %w", err)
-	}
 	theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", t.TID))
 	if err != nil {
-		own.Close()
 		return nil, fmt.Errorf("cannot hold the caller's network namespace: %w", err)
 	}
-	n := &network{thread: t, own: own, theirs: theirs}
-	ours, err := own.Stat()
+	n := &network{thread: t, theirs: theirs}
+	other, err := theirs.Stat()
 	if err == nil {
-		var other os.FileInfo
-		if other, err = theirs.Stat(); err == nil && os.SameFile(ours, other) {
-			theirs.Close()
+		var own os.FileInfo
+		if own, err = os.Stat("/proc/self/ns/net"); err == nil && os.SameFile(own, other) {
+			n.close()
 			n.theirs = nil
 		}
 	}
@@ -53,9 +47,8 @@ func networkOf(t guest.Thread) (*network, error) {
 
 // close lets the namespace go. Nobody may dial any more.
 func (n *network) close() {
-	n.own.Close() // nothing is written through these
 	if n.theirs != nil {
-		n.theirs.Close()
+		_ = n.theirs.Close() // there is nothing to lose
 	}
 }
 
@@ -78,22 +71,45 @@ func (n *network) dial(ctx context.Context, proto, addr string) (net.Conn, error
 }
 
 // again connects in the namespace without the thread's help. A socket belongs
-// to the namespace of the OS thread that makes it.
+// to the namespace of the OS thread that makes it; from another one there is
+// no way back into ours, so that thread is thrown away.
 func (n *network) again(ctx context.Context, proto, addr string) (net.Conn, error) {
 	var d net.Dialer
 	d.SetMultipathTCP(false)
 	if n.theirs == nil {
 		return d.DialContext(ctx, proto, addr)
 	}
-	runtime.LockOSThread()
-	if err := unix.Setns(int(n.theirs.Fd()), unix.CLONE_NEWNET); err != nil {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result)
+	onThread(func() {
+		var r result
+		if r.err = unix.Setns(int(n.theirs.Fd()), unix.CLONE_NEWNET); r.err != nil {
+			r.err = fmt.Errorf("cannot enter the network namespace of the mount: %w", r.err)
+		} else {
+			r.conn, r.err = d.DialContext(ctx, proto, addr)
+		}
+		done <- r
+	})
+	r := <-done
+	return r.conn, r.err
+}
+
+// onThread runs f on an OS thread that ends with it: Go ends one whose
+// goroutine returns locked. The main thread cannot end, so from it another
+// goroutine is started while it is kept.
+func onThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		started := make(chan struct{})
+		onThread(func() { close(started); f() })
+		<-started
 		runtime.UnlockOSThread()
-		return nil, fmt.Errorf("cannot enter the network namespace of the mount: %w", err)
-	}
-	conn, err := d.DialContext(ctx, proto, addr)
-	if back := unix.Setns(int(n.own.Fd()), unix.CLONE_NEWNET); back != nil {
-		panic(fmt.Sprintf("cannot return to our network namespace: %v", back)) // whose sockets would be next?
-	}
-	runtime.UnlockOSThread()
-	return conn, err
+	}()
 }
