@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -22,9 +21,8 @@ func TestNetworkOutlivesItsThread(t *testing.T) {
 		err      error
 	}
 	made, end, ended := make(chan world), make(chan struct{}), make(chan struct{})
-	go func() {
+	onThread(func() {
 		defer close(ended)
-		runtime.LockOSThread() // for good: the thread ends with us
 		var w world
 		if w.err = unix.Unshare(unix.CLONE_NEWNET); w.err == nil {
 			if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
@@ -35,7 +33,7 @@ func TestNetworkOutlivesItsThread(t *testing.T) {
 		w.tid = unix.Gettid()
 		made <- w
 		<-end
-	}()
+	})
 	w := <-made
 	if w.err != nil {
 		t.Fatal(w.err)
