@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 
@@ -56,7 +57,7 @@ var single atomic.Pointer[unix.Stat_t]
 // ours says whether the caller lives in a user namespace with the single-id
 // map. A namespace made inside has a map of its own, which the kernel knows.
 func ours(t *seccomp.Trap) bool {
-	link := fmt.Sprintf("/proc/%d/ns/user", t.TID)
+	link := "/proc/" + strconv.Itoa(t.TID) + "/ns/user"
 	known := single.Load()
 	if known != nil {
 		var st unix.Stat_t
@@ -64,7 +65,7 @@ func ours(t *seccomp.Trap) bool {
 			return true
 		}
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", t.TID))
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(t.TID) + "/uid_map")
 	if err != nil {
 		return false
 	}

@@ -1,0 +1,48 @@
+package ids
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/guest"
+	"github.com/lxbridge/lx/core/seccomp"
+)
+
+// TestHandlers: every row of the feature has a handler, and no other has.
+func TestHandlers(t *testing.T) {
+	h := Handlers()
+	for _, r := range seccomp.Table() {
+		if _, ok := h[r.Name]; ok != (r.Feature == seccomp.FeatureIDs) {
+			t.Errorf("%s: feature %s, handler %v", r.Name, r.Feature, ok)
+		}
+	}
+}
+
+func TestMapped(t *testing.T) {
+	for id, want := range map[uint64]int{0: 0, 5: -1, 0xffffffff: -1, 1 << 32: 0} {
+		if got := mapped(id); got != want {
+			t.Errorf("%d: %d, want %d", id, got, want)
+		}
+	}
+}
+
+// TestOthersContinue: a caller whose namespace maps more than one id is the
+// kernel's business. The tests themselves run in such a namespace.
+func TestOthersContinue(t *testing.T) {
+	trap := &seccomp.Trap{Thread: guest.Thread{TID: os.Getpid()}, Args: [6]uint64{5, 5, 5}}
+	if r, ok := change(trap); !ok || !r.Continue {
+		t.Errorf("%+v, %v", r, ok)
+	}
+	if r := fchown(t.Context(), trap); !r.Continue {
+		t.Errorf("%+v", r)
+	}
+	gone := &seccomp.Trap{Thread: guest.Thread{TID: 1 << 30}}
+	if r, _ := change(gone); !r.Continue {
+		t.Errorf("of a dead caller: %+v", r)
+	}
+	if got := failure(os.ErrClosed); got.Errno != unix.EINTR {
+		t.Errorf("%+v", got)
+	}
+}
