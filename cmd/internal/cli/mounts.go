@@ -48,7 +48,10 @@ well, until "fusermount3 -u DIR" or its unmount inside. It needs fusermount3.`,
 				return err
 			}
 			list, err := api.New(dirs, name).Mounts(cmd.Context())
-			if err != nil && !errors.Is(err, env.ErrNotRunning) {
+			if errors.Is(err, env.ErrNotRunning) {
+				err = insideOf(name)
+			}
+			if err != nil {
 				return err
 			}
 			if asJSON {

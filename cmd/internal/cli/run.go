@@ -20,6 +20,9 @@ import (
 	"github.com/lxbridge/lx/core/seccomp"
 )
 
+// environmentVar tells sessions which environment they are in.
+const environmentVar = "LX_ENVIRONMENT"
+
 // hostEnv is the environment of the host's own files.
 const hostEnv = "host"
 
@@ -134,6 +137,16 @@ func features(m ns.Map) []string {
 	return fs
 }
 
+// insideOf is the error for whom the environment is not to be reached since
+// the caller is in it; nil elsewhere.
+func insideOf(name string) error {
+	if os.Getenv(environmentVar) != name {
+		return nil
+	}
+	return withHint(fmt.Errorf("environment %s cannot be managed from inside", name),
+		"type it outside of the environment; findmnt -t fuse.lx.cifs lists mounts here")
+}
+
 func asFailure(err error) error {
 	var ee *env.ExitError
 	var ue usageError
@@ -155,7 +168,7 @@ func status(ws syscall.WaitStatus) error {
 }
 
 func sessionSpec(o runOptions, argv []string, dirs env.Dirs, name string) env.Spec {
-	s := env.Spec{Argv: argv, Env: append(os.Environ(), "LX_ENVIRONMENT="+name, env.RuntimeVar+"="+dirs.Runtime)}
+	s := env.Spec{Argv: argv, Env: append(os.Environ(), environmentVar+"="+name, env.RuntimeVar+"="+dirs.Runtime)}
 	if len(argv) == 0 {
 		_, shell := userHome()
 		s.Argv, s.Arg0 = []string{shell}, "-"+filepath.Base(shell)

@@ -32,10 +32,11 @@ the failure is told. It succeeds where nothing runs.`,
 			if err != nil {
 				return err
 			}
-			if err := env.Stop(cmd.Context(), dirs, name); !errors.Is(err, env.ErrNotRunning) {
-				return err
+			err = env.Stop(cmd.Context(), dirs, name)
+			if errors.Is(err, env.ErrNotRunning) {
+				return insideOf(name)
 			}
-			return nil
+			return err
 		},
 	}
 }
