@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount/option"
@@ -141,12 +142,12 @@ func (c *fsContext) explain(reason error) {
 
 // fsopen answers fsopen(2).
 func (b *Broker) fsopen(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
+	if feature.Missing(feature.NewMountAPI) { // libmount then uses mount(2), but for remounts
+		return seccomp.Reply{Errno: syscall.ENOSYS}
+	}
 	fsType, err := t.ReadString(t.Args[0], maxType)
 	if err != nil || kinds[fsType] == native || kinds[fsType] == perhaps {
 		return goOn
-	}
-	if !b.newAPI() {
-		return seccomp.Reply{Errno: syscall.ENOSYS}
 	}
 	flags := uint32(t.Args[1])
 	if flags&^unix.FSOPEN_CLOEXEC != 0 {

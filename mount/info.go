@@ -2,7 +2,6 @@ package mount
 
 import (
 	"cmp"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -37,11 +36,6 @@ type Info struct {
 	LastErrorAt  time.Time     `json:"last_error_at,omitzero"`
 }
 
-// connection is what a volume may tell of its server; nil when it is there.
-type connection interface {
-	Disconnected() error
-}
-
 // Mounts lists what is served, the oldest first.
 func (b *Broker) Mounts() []Info {
 	seen, err := targets()
@@ -72,9 +66,6 @@ func (m *mounted) info(target string) Info {
 		i.Latency = s.LatencySum / time.Duration(s.Requests)
 	}
 	i.LastError, i.LastErrorAt = m.journal.last()
-	if i.State == Reconnecting {
-		i.LastError = m.vol.(connection).Disconnected().Error()
-	}
 	return i
 }
 
@@ -87,7 +78,7 @@ func (m *mounted) state() State {
 	case m.aborted || m.vol == nil:
 		return Failed
 	}
-	if c, ok := m.vol.(connection); ok && c.Disconnected() != nil {
+	if m.net.away() != nil {
 		return Reconnecting
 	}
 	return Connected
@@ -97,16 +88,23 @@ func (m *mounted) state() State {
 type journal struct {
 	log *slog.Logger
 
-	mu  sync.Mutex // guards what follows
-	err string
-	at  time.Time
+	mu         sync.Mutex // guards what follows
+	err        string
+	at, logged time.Time
 }
 
+// quiet is how long a failure that repeats itself is not logged again.
+const quiet = time.Minute
+
 func (j *journal) note(err error) {
-	j.log.Warn("mount", "err", err)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.err, j.at = fmt.Sprint(err), time.Now()
+	text, now := err.Error(), time.Now()
+	if text != j.err || now.Sub(j.logged) > quiet {
+		j.log.Warn("mount", "err", text)
+		j.logged = now
+	}
+	j.err, j.at = text, now
 }
 
 func (j *journal) last() (string, time.Time) {

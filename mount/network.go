@@ -21,6 +21,7 @@ type network struct {
 
 	mu   sync.Mutex // guards what follows
 	addr string     // where the first connection went; before it the thread must live
+	down error      // why there is no connection; nil while there is one, for all we know
 }
 
 // networkOf holds the thread's network namespace.
@@ -54,20 +55,28 @@ func (n *network) close() {
 
 // dial connects to addr, whose name the caller's own resolver configuration
 // resolves, and after that for ever to the address that answered.
-func (n *network) dial(ctx context.Context, proto, addr string) (net.Conn, error) {
+func (n *network) dial(ctx context.Context, proto, addr string) (conn net.Conn, err error) {
 	n.mu.Lock()
 	known := n.addr
 	n.mu.Unlock()
-	if known != "" {
-		return n.again(ctx, proto, known)
+	if known == "" {
+		conn, err = n.thread.DialContext(ctx, proto, addr)
+	} else {
+		conn, err = n.again(ctx, proto, known)
 	}
-	conn, err := n.thread.DialContext(ctx, proto, addr)
-	if err == nil {
-		n.mu.Lock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.down = err; err == nil {
 		n.addr = conn.RemoteAddr().String()
-		n.mu.Unlock()
 	}
 	return conn, err
+}
+
+// away says why the server was not reached when that was last tried.
+func (n *network) away() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.down
 }
 
 // again connects in the namespace without the thread's help. A socket belongs

@@ -55,13 +55,16 @@ func TestNetworkOutlivesItsThread(t *testing.T) {
 		}
 		c.Close()
 	}
+	if n.away() != nil {
+		t.Error(n.away())
+	}
 	if c, err := net.Dial("tcp", addr); err == nil {
 		c.Close()
 		t.Error("it is our own network")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := n.dial(ctx, "tcp", addr); err == nil || !strings.Contains(err.Error(), "cancel") {
+	if _, err := n.dial(ctx, "tcp", addr); err == nil || !strings.Contains(err.Error(), "cancel") || n.away() == nil {
 		t.Error(err)
 	}
 }

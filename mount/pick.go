@@ -9,14 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount/option"
 )
-
-// newAPI is false where tests take the new mount API away from guests.
-func (b *Broker) newAPI() bool { return !feature.Missing(feature.NewMountAPI) }
 
 // none says that nothing is mounted that would be ours.
 func (b *Broker) none() bool {
@@ -89,7 +85,7 @@ func openIn(ctx context.Context, t guest.Thread, from int, path string, flags in
 
 // fspickNone answers fspick(2) while nothing is mounted that is ours.
 func (b *Broker) fspickNone(*seccomp.Trap) (seccomp.Reply, bool) {
-	return goOn, b.newAPI() && b.none()
+	return goOn, b.none()
 }
 
 const fspickFlags = unix.FSPICK_CLOEXEC | unix.FSPICK_SYMLINK_NOFOLLOW | unix.FSPICK_NO_AUTOMOUNT | unix.FSPICK_EMPTY_PATH
@@ -97,9 +93,6 @@ const fspickFlags = unix.FSPICK_CLOEXEC | unix.FSPICK_SYMLINK_NOFOLLOW | unix.FS
 // fspick answers fspick(2): the superblocks of our mounts are ours alone to
 // reconfigure.
 func (b *Broker) fspick(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
-	if !b.newAPI() {
-		return seccomp.Reply{Errno: syscall.ENOSYS}
-	}
 	flags := uint32(t.Args[2])
 	path, err := t.ReadString(t.Args[1], maxPath)
 	if err != nil || flags&^fspickFlags != 0 || path == "" && flags&unix.FSPICK_EMPTY_PATH == 0 {
