@@ -10,9 +10,9 @@ import (
 
 // Config is how a Server speaks to the kernel. The zero value is good.
 type Config struct {
-	// Readers is how many goroutines take quick requests; 0 means half the
-	// processors, at least 2. More are started while operations wait, so that
-	// a hung one never stops others.
+	// Readers is how many goroutines at most take quick requests; 0 means as
+	// many as processors, at least 2. More are started while operations wait, so
+	// that a hung one never stops others.
 	Readers int
 	// MaxWrite bounds one read or write, in bytes; 0 and more than 1 MiB mean 1 MiB.
 	MaxWrite int
@@ -51,7 +51,7 @@ const maxTransfer = 1 << 20
 
 func (c Config) withDefaults() Config {
 	if c.Readers <= 0 {
-		c.Readers = max(2, runtime.GOMAXPROCS(0)/2)
+		c.Readers = max(2, runtime.GOMAXPROCS(0))
 	}
 	if c.MaxWrite <= 0 || c.MaxWrite > maxTransfer {
 		c.MaxWrite = maxTransfer

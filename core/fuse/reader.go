@@ -11,22 +11,33 @@ import (
 
 // reader takes requests from the kernel and serves them itself.
 //
-// The fewer readers, the fewer switches between threads, so there are only as
-// many as keep the processors busy, and another is started when needed:
+// The fewer readers, the fewer switches between threads: one serves one busy
+// client best. Another is started when needed:
 //   - at once, when none is left in read(2) and the request is of a kind that
 //     has been taking long, or its handler asks for its context's Done;
+//   - when requests were there already many times in a row, up to Config.Readers;
 //   - otherwise by the watcher, when all have been busy for starveTime.
+//
+// One ends that has long been waiting beside others.
 type reader struct {
 	srv  *Server
 	req  atomic.Pointer[request]
 	buf  atomic.Pointer[readBuffer] // idle; whoever swaps it out has it
 	busy atomic.Int64               // since when, on the Server's clock; 0 in read(2)
+
+	last   time.Duration // when it went to read
+	queued int           // requests in a row that were there already
+	spare  int           // requests for which it waited beside others
 }
 
 const (
 	longTime   = 50 * time.Microsecond // an operation that takes this is worth another reader
 	starveTime = time.Millisecond
 	maxIdle    = 8 // readers that stay when operations take long
+
+	readTime  = 2 * time.Microsecond // read(2) of a request that is there
+	maxQueued = 32
+	maxSpare  = 64
 )
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -38,6 +49,7 @@ func (s *Server) startReader(buf *readBuffer) {
 	rd.srv = s
 	rd.buf.Store(buf)
 	rd.busy.Store(0)
+	rd.last, rd.queued, rd.spare = s.now(), 0, 0
 	rd.req.Store(&request{srv: s, rd: rd})
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,6 +57,7 @@ func (s *Server) startReader(buf *readBuffer) {
 		return
 	}
 	s.readers[rd] = struct{}{}
+	s.count.Store(int32(len(s.readers)))
 	s.running.Add(1)
 	go rd.run()
 }
@@ -56,6 +69,7 @@ func (rd *reader) run() {
 	}
 	s.mu.Lock()
 	delete(s.readers, rd)
+	s.count.Store(int32(len(s.readers)))
 	s.mu.Unlock()
 	if b := rd.buf.Swap(nil); b != nil {
 		readBuffers.Put(b)
@@ -107,20 +121,45 @@ func (rd *reader) next() bool {
 		usual = &s.usual[h.Opcode]
 		long = long || usual.Load() > int64(longTime)
 	}
+	rd.note(now-rd.last, waiting > 0)
 	switch {
 	case waiting > 0:
 	case long:
 		s.startReader(rd.buf.Swap(nil))
-	case s.dozing.Load():
+	case rd.queued >= maxQueued && int(s.count.Load()) < s.cfg.Readers:
+		s.startReader(nil)
+	case s.dozing.Load() && s.dozing.CompareAndSwap(true, false): // once
 		s.wakeWatcher()
 	}
 	rd.serve(h, msg, now)
+	rd.last = s.now()
 	if usual != nil {
 		u := usual.Load()
-		usual.Store(u + (int64(s.now()-now)-u)/8)
+		usual.Store(u + (int64(rd.last-now)-u)/8)
 	}
-	idle := int(s.waiting.Load())
-	return idle < s.cfg.Readers || long && idle < maxIdle
+	switch idle := int(s.waiting.Load()); {
+	case idle == 0:
+		return true
+	case long:
+		return idle < maxIdle
+	}
+	return int(s.count.Load()) <= s.cfg.Readers && rd.spare < maxSpare
+}
+
+// note counts how the last request was had: after waiting for it, and beside
+// other readers that still wait or alone.
+func (rd *reader) note(waited time.Duration, others bool) {
+	switch {
+	case waited < readTime:
+		if rd.queued++; rd.queued >= maxQueued {
+			rd.spare = 0
+		}
+	case others:
+		rd.spare++
+		rd.queued = 0
+	default:
+		rd.queued = 0
+	}
 }
 
 // relieve starts a reader in place of rd, whose handler is about to wait.

@@ -29,6 +29,7 @@ type Server struct {
 	started atomic.Bool
 	aborted atomic.Bool  // everything answers EIO
 	waiting atomic.Int32 // readers in read(2)
+	count   atomic.Int32 // readers
 	neg     atomic.Pointer[Negotiated]
 	ready   chan struct{} // closed when neg is set
 	done    chan struct{} // closed when Serve has returned
@@ -115,9 +116,7 @@ func (s *Server) serve(ctx context.Context, fd int, resumed *Negotiated) (err er
 	watched := make(chan struct{})
 	ended := make(chan struct{})
 	go func() { defer close(watched); s.watch(ended) }()
-	for range s.cfg.Readers {
-		s.startReader(nil)
-	}
+	s.startReader(nil)
 	s.running.Wait()
 	close(ended)
 	<-watched

@@ -12,6 +12,7 @@ import (
 // most Timeout, so that it meets requests that begin meanwhile in time without
 // being told of each. Want of readers it looks for only while none is waiting.
 func (s *Server) watch(ended <-chan struct{}) {
+	calm := 0 // looks in a row at which a reader was waiting
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -20,6 +21,9 @@ func (s *Server) watch(ended <-chan struct{}) {
 			return
 		case <-s.kick:
 		case <-timer.C:
+		}
+		if !s.dozing.Load() && calm >= calmTicks {
+			calm = 0 // a reader found no other waiting
 		}
 		s.asleep.Store(false)
 		wait := s.expire()
@@ -31,18 +35,28 @@ func (s *Server) watch(ended <-chan struct{}) {
 		if wait != never && s.cfg.Timeout > 0 {
 			wait = min(wait, s.cfg.Timeout)
 		}
-		s.dozing.Store(s.waiting.Load() > 0)
 		if s.waiting.Load() == 0 {
+			calm = 0
 			if s.starving() {
 				s.startReader(nil)
 			}
+		} else if calm++; calm == calmTicks {
+			s.dozing.Store(true)
+			if s.waiting.Load() == 0 {
+				s.dozing.Store(false)
+			}
+		}
+		if !s.dozing.Load() {
 			wait = min(wait, starveTime)
 		}
 		timer.Reset(wait)
 	}
 }
 
-const never = math.MaxInt64
+const (
+	never     = math.MaxInt64
+	calmTicks = 20 // of starveTime, after which the watcher looks no more for want of readers
+)
 
 // starving says whether all readers have been busy for starveTime.
 func (s *Server) starving() bool {
