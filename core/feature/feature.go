@@ -18,17 +18,14 @@ const (
 	WaitKillable  Name = "wait-killable"  // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 5.19
 	SyncWakeup    Name = "sync-wakeup"    // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, 6.6
 	PidfdThread   Name = "pidfd-thread"   // pidfd_open(PIDFD_THREAD), 6.9
-	PidfdFdinfo   Name = "pidfd-fdinfo"   // a pidfd's own file system and PIDFD_GET_INFO, 6.13
 	FuseResend    Name = "fuse-resend"    // FUSE_NOTIFY_RESEND, 6.9
-	UmountForce   Name = "umount-force"   // umount -f by the superblock's owner, 6.15
-	AsyncFlush    Name = "async-flush"    // FLUSH at exit that does not block it, 6.2
 	FuseWriteback Name = "fuse-writeback" // FUSE_WRITEBACK_CACHE
 	NewMountAPI   Name = "new-mount-api"  // fsopen and kin seen by guests
+	Subuid        Name = "subuid"         // newuidmap and a range in /etc/subuid
 )
 
 // All are the features that can be forced missing.
-var All = []Name{WaitKillable, SyncWakeup, PidfdThread, PidfdFdinfo, FuseResend,
-	UmountForce, AsyncFlush, FuseWriteback, NewMountAPI}
+var All = []Name{WaitKillable, SyncWakeup, PidfdThread, FuseResend, FuseWriteback, NewMountAPI, Subuid}
 
 // Env is the variable that lists, separated by commas, what to take as missing.
 const Env = "LX_FORCE_MISSING"

@@ -202,7 +202,7 @@ func ParseMap(r io.Reader) ([]Extent, error) {
 }
 
 func subidsUsable() bool {
-	if feature.Missing("subuid") {
+	if feature.Missing(feature.Subuid) {
 		return false
 	}
 	_, _, err := subids()

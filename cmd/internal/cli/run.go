@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/seccomp"
 )
@@ -111,6 +112,9 @@ func runSession(ctx context.Context, o runOptions, argv []string) error {
 func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) error {
 	if o.privileged && os.Geteuid() != 0 {
 		return usageError{errors.New("--privileged is for root")}
+	}
+	if err := feature.Check(); err != nil {
+		return usageError{err}
 	}
 	m, err := ns.Choose(ns.Kind(o.idMap))
 	if err != nil {
