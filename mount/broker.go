@@ -118,12 +118,12 @@ func (b *Broker) log(ctx context.Context, call string, args ...any) {
 }
 
 // lookup finds the mounted file system with a device number; nil where it is
-// not ours.
+// not ours. The kernel gives the number of one that is unmounted to others.
 func (b *Broker) lookup(dev uint64) *mounted {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, m := range b.mounts {
-		if m.Dev == dev && dev != 0 {
+		if m.Dev == dev && m.state() != Unmounted {
 			return m
 		}
 	}

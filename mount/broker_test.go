@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount/option"
@@ -197,7 +198,11 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 	list := next.Mounts()
-	if len(list) != 1 || list[0].State != Failed || list[0].Source != "//nas/photos" || !strings.Contains(list[0].LastError, "restarted") {
+	if feature.Missing(feature.FuseResend) { // the connection ends with its last holder
+		if len(list) != 0 {
+			t.Errorf("%+v", list)
+		}
+	} else if len(list) != 1 || list[0].State != Failed || list[0].Source != "//nas/photos" || !strings.Contains(list[0].LastError, "restarted") {
 		t.Errorf("%+v", list)
 	}
 	if err := os.WriteFile(fifo, []byte("\n"), 0); err != nil {

@@ -87,7 +87,7 @@ func (b *Broker) named(name string) (*mounted, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, is := range []func(*mounted) bool{
-		func(m *mounted) bool { return seen[m.Dev] == name },
+		func(m *mounted) bool { return seen[m.Dev] == name && m.state() != Unmounted },
 		func(m *mounted) bool { return m.Key == name || m.Source == name },
 	} {
 		for _, m := range b.mounts {

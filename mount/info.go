@@ -50,7 +50,11 @@ func (b *Broker) Mounts() []Info {
 	b.mu.Unlock()
 	list := make([]Info, 0, len(all))
 	for _, m := range all {
-		list = append(list, m.info(seen[m.Dev]))
+		target := ""
+		if m.state() != Unmounted {
+			target = seen[m.Dev]
+		}
+		list = append(list, m.info(target))
 	}
 	slices.SortFunc(list, func(a, b Info) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Key, b.Key))

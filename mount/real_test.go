@@ -142,3 +142,19 @@ func TestMountWithEveryOption(t *testing.T) {
 		}
 	}
 }
+
+// Mounts of processes in namespaces of their own belong to these and go with them.
+func TestNamespaces(t *testing.T) {
+	port, user, password := login(t)
+	w := newWorld(t)
+	out := w.run(t, `
+		mkdir /mnt/d; printf 'username=`+user+`\npassword=`+password+`\n' > /run/cred
+		mount() { /bin/mount -i -t cifs //127.0.0.1/data /mnt/d -o credentials=/run/cred,port=`+port+`,$1; }; export -f mount
+		echo user; unshare -Urm --propagation private bash -c 'mount uid=0; touch /mnt/d/f; stat -c %u /mnt/d/f; rm /mnt/d/f; umount -f /mnt/d; echo umount $?'
+		echo none; unshare -U bash -c 'mount rw 2>/dev/null; echo mount $?'
+		echo mnt; unshare -m bash -c 'mount rw; grep -c /mnt/d /proc/self/mountinfo'
+		echo net; unshare -n bash -c 'mount rw 2>&1 | cat'
+		echo left; grep -c /mnt/d /proc/self/mountinfo || true`)
+	want(t, out, "user\n0\numount 0\n", "none\nmount 1\n", "mnt\n1\n", "net\nlx: cannot mount", "network is unreachable", "left\n0\n")
+	w.settle(t)
+}
