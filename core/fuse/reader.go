@@ -36,8 +36,8 @@ const (
 	maxIdle    = 8 // readers that stay when operations take long
 
 	readTime  = 2 * time.Microsecond // read(2) of a request that is there
-	maxQueued = 32
-	maxSpare  = 64
+	maxQueued = 16
+	maxSpare  = 256
 )
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
