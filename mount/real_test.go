@@ -155,6 +155,6 @@ func TestNamespaces(t *testing.T) {
 		echo mnt; unshare -m bash -c 'mount rw; grep -c /mnt/d /proc/self/mountinfo'
 		echo net; unshare -n bash -c 'mount rw 2>&1 | cat'
 		echo left; grep -c /mnt/d /proc/self/mountinfo || true`)
-	want(t, out, "user\n0\numount 0\n", "none\nmount 1\n", "mnt\n1\n", "net\nlx: cannot mount", "network is unreachable", "left\n0\n")
+	want(t, out, "user\n0\numount 0\n", "none\nmount 32\n", "mnt\n1\n", "net\nlx: cannot mount", "network is unreachable", "left\n0\n")
 	w.settle(t)
 }
