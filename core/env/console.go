@@ -34,7 +34,12 @@ func runPlain(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitSta
 	}
 	defer se.Close()
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGTSTP)
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGTSTP} {
+		// What nohup(1) or a shell's & has us ignore, the session is not told of.
+		if !signal.Ignored(sig) {
+			signal.Notify(sigs, sig)
+		}
+	}
 	defer signal.Stop(sigs)
 	over := make(chan struct{})
 	var wg sync.WaitGroup
