@@ -46,8 +46,15 @@ func withHint(err error, hint string) error { return hinted{err, hint} }
 
 // Main runs lx with args and answers its exit code.
 func Main(args []string) int {
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		if !signal.Ignored(sig) {
+			var stop context.CancelFunc
+			ctx, stop = signal.NotifyContext(ctx, sig)
+			defer stop()
+		}
+	}
 	root := newRoot(os.Stdout)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
