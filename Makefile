@@ -1,11 +1,23 @@
-# lx: build, run, test. `make run` and `make test` are all a newcomer needs.
+# lx: `make run` and `make test` are all that a newcomer needs.
+#
+# Variables: PREFIX and DESTDIR (install), FUZZTIME (fuzz), BENCHFLAGS (bench;
+# -short for a first look), RUN (test: only tests that match), LX_TEST_USER
+# (test, bench as root: the ordinary user, made where it is missing).
 
-PREFIX  ?= /usr/local
-FUZZTIME ?= 10s
-export GOFLAGS ?= -buildvcs=false
+PREFIX     ?= /usr/local
+FUZZTIME   ?= 10s
+BENCHFLAGS ?=
+
+# Go and lx want a home they can write to.
+ifneq ($(shell [ -d "$$HOME" ] && [ -w "$$HOME" ] && echo yes),yes)
+export HOME := $(CURDIR)/build/home
+endif
+
+SHARE := $(DESTDIR)$(PREFIX)/share
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X github.com/lxbridge/lx/cmd/internal/cli.version=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -13,19 +25,17 @@ GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 .PHONY: build run test bench lint fuzz install go
 
 build: go
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/lx ./cmd/lx
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/lx ./cmd/lx
 
-# A bash in lx with a share of a real smbd mounted; without a terminal the same
-# as a script.
 run: build
+	@$(GOBUILD) -o build/sampleshare ./integration/sampleshare
 	@integration/run/run
 
-# All tests, as root and as an ordinary user; installs what it needs (as root).
 test: build
 	@integration/run/test
 
-# Figures beside native calls and peers. BENCHFLAGS=-short for a first look.
 bench: build
+	@$(GOBUILD) -o build/bench ./integration/bench
 	@integration/run/bench $(BENCHFLAGS)
 
 lint: go
@@ -38,12 +48,11 @@ fuzz: go
 	@integration/run/fuzz $(FUZZTIME)
 
 install: build
-	install -D -m 755 build/lx $(DESTDIR)$(PREFIX)/bin/lx
-	build/lx man $(DESTDIR)$(PREFIX)/share/man/man1
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	build/lx completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lx
-	build/lx completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lx
-	build/lx completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lx.fish
+	install -D -m 755 build/lx '$(DESTDIR)$(PREFIX)/bin/lx'
+	build/lx man '$(SHARE)/man/man1'
+	build/lx completion bash >build/lx.bash && install -D -m 644 build/lx.bash '$(SHARE)/bash-completion/completions/lx'
+	build/lx completion zsh >build/_lx && install -D -m 644 build/_lx '$(SHARE)/zsh/site-functions/_lx'
+	build/lx completion fish >build/lx.fish && install -D -m 644 build/lx.fish '$(SHARE)/fish/vendor_completions.d/lx.fish'
 
 go:
 	@integration/run/need-go
