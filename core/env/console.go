@@ -28,11 +28,7 @@ func Run(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitStatus, 
 }
 
 func runPlain(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitStatus, error) {
-	se, err := Start(ctx, d, name, s, [3]int{0, 1, 2})
-	if err != nil {
-		return 0, err
-	}
-	defer se.Close()
+	// From here on no signal is lost: one that comes early is passed on later.
 	sigs := make(chan os.Signal, 16)
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGTSTP} {
 		// What nohup(1) or a shell's & has us ignore, the session is not told of.
@@ -41,6 +37,11 @@ func runPlain(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitSta
 		}
 	}
 	defer signal.Stop(sigs)
+	se, err := Start(ctx, d, name, s, [3]int{0, 1, 2})
+	if err != nil {
+		return 0, err
+	}
+	defer se.Close()
 	over := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
