@@ -66,7 +66,7 @@ func TestStandardDescriptors(t *testing.T) {
 func TestSignalsPassOn(t *testing.T) {
 	w := newWorld(t)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1} {
-		p := w.start("bash", "-c", fmt.Sprintf("trap 'exit 40' %d; echo ready; sleep 1000 & wait", int(sig)))
+		p := w.start("bash", "-c", fmt.Sprintf("trap 'exit 40' %d; echo ready; sleep 1000 >/dev/null 2>&1 & wait", int(sig)))
 		p.says("ready")
 		if err := p.cmd.Process.Signal(sig); err != nil {
 			t.Fatal(err)
