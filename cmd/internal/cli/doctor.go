@@ -10,9 +10,11 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/ns"
 )
 
@@ -39,7 +41,9 @@ type host struct {
 	probe    func() probed
 	read     func(path string) (string, error)
 	lookPath func(program string) (string, error)
+	setuid   func(path string) bool // or has file capabilities
 	subuid   func() error
+	release  func() string
 	dirs     func() (env.Dirs, error)
 	root     bool
 }
@@ -61,6 +65,18 @@ func thisHost() host {
 				}
 			}
 			return path, err
+		},
+		setuid: func(path string) bool {
+			var st unix.Stat_t
+			_, err := unix.Getxattr(path, "security.capability", nil)
+			return err == nil || unix.Stat(path, &st) == nil && st.Uid == 0 && st.Mode&unix.S_ISUID != 0
+		},
+		release: func() string {
+			var u unix.Utsname
+			if err := unix.Uname(&u); err != nil {
+				return err.Error()
+			}
+			return unix.ByteSliceToString(u.Release[:])
 		},
 		subuid: func() error { _, err := ns.Choose(ns.Subuid); return err },
 		dirs:   env.UserDirs,
@@ -106,20 +122,27 @@ that mends it. It exits with 1 where lx cannot run.`,
 func examine(h host) []finding {
 	p := h.probe()
 	list := []finding{h.namespaces(p)}
-	if p.Namespaces == "" {
+	if list[0].Status == fine {
 		list = append(list,
 			tried("proc", p.Proc, "a /proc of its own can be mounted",
 				"in a container: run it with --security-opt systempaths=unconfined (docker) or --security-opt unmask=ALL (podman)"),
 			tried("seccomp", p.Seccomp, "system calls can be trapped for a listener",
 				"needs Linux 5.19 with CONFIG_SECCOMP_FILTER; in a container: --security-opt seccomp=unconfined"),
+			tried("memory", p.Memory, "arguments of trapped calls can be read",
+				"needs CONFIG_CROSS_MEMORY_ATTACH; in a container: --security-opt seccomp=unconfined"),
 			h.device(p))
 		if p.Device == "" {
 			list = append(list, tried("fuse mount", p.Fuse, "FUSE can be mounted in a user namespace", "needs CONFIG_FUSE_FS; try: sudo modprobe fuse"))
 		}
+		list = append(list, h.kernel(p))
 	}
-	return append(list, h.yama(), h.subuids(), h.helper("mount", "util-linux", failing, "without it nobody can type mount"),
-		h.helper("mount.cifs", "cifs-utils", lacking, "without it no password is asked for: use credentials=FILE"),
-		h.helper("fusermount3", "fuse3", lacking, "without it a mount cannot be shown to the host (lx mounts --expose)"),
+	if p.Nested {
+		list = append(list, finding{Name: "nested", Status: lacking, Detail: "this runs in lx already", Meaning: "the outer lx serves the mounts of both",
+			Remedy: "exit  and start lx outside"})
+	}
+	return append(list, h.yama(), h.subuids(), h.helper("mount", "util-linux", "without it nobody can type mount"),
+		h.helper("mount.cifs", "cifs-utils", "without it no password is asked for: use credentials=FILE"),
+		h.helper("fusermount3", "fuse3", "without it a mount cannot be shown to the host (lx mounts --expose)"),
 		h.runtime(),
 		finding{Name: "network", Status: fine, Detail: "shared with the host: its loopback services and abstract sockets can be reached from inside"})
 }
@@ -132,8 +155,12 @@ func tried(name, failure, good, remedy string) finding {
 }
 
 func (h host) namespaces(p probed) finding {
-	f := tried("user namespaces", p.Namespaces, "can be made", "")
-	if p.Namespaces == "" {
+	failure := p.Namespaces
+	if failure == "" && p.Proc != "" && p.Seccomp != "" { // as AppArmor does it
+		failure = "they come without rights: " + p.Seccomp
+	}
+	f := tried("user namespaces", failure, "can be made", "")
+	if failure == "" {
 		return f
 	}
 	for _, k := range []struct{ path, bad, remedy string }{
@@ -143,7 +170,7 @@ func (h host) namespaces(p probed) finding {
 		{"/proc/sys/user/max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=15000"},
 	} {
 		if v, err := h.read(k.path); err == nil && v == k.bad {
-			f.Detail = fmt.Sprintf("%s is %s: %s", k.path, v, p.Namespaces)
+			f.Detail = fmt.Sprintf("%s is %s: %s", k.path, v, failure)
 			f.Remedy = k.remedy
 			return f
 		}
@@ -154,10 +181,34 @@ func (h host) namespaces(p probed) finding {
 
 func (h host) device(p probed) finding {
 	f := tried("/dev/fuse", p.Device, "can be opened", "sudo chmod 0666 /dev/fuse")
-	if strings.Contains(p.Device, "no such file") {
+	if strings.Contains(p.Device, "no such") || strings.Contains(p.Device, "not permitted") {
 		f.Remedy = "sudo modprobe fuse; in a container: --device /dev/fuse"
 	}
 	return f
+}
+
+// kernel tells of what is newer than the kernel floor or can be done without.
+func (h host) kernel(p probed) finding {
+	f := finding{Name: "kernel", Status: fine, Detail: h.release() + " has all that lx can use"}
+	var names, meanings []string
+	for _, n := range p.Missing {
+		names = append(names, string(n))
+		meanings = append(meanings, without[n])
+	}
+	if len(names) > 0 {
+		f.Status = lacking
+		f.Detail = h.release() + " lacks " + strings.Join(names, ", ")
+		f.Meaning = strings.Join(meanings, "; ")
+		f.Remedy = "a newer kernel"
+	}
+	return f
+}
+
+// without says what comes of a feature's absence.
+var without = map[feature.Name]string{
+	feature.WaitKillable: "a signal interrupts a call that is being served (Linux 5.19)",
+	feature.SyncWakeup:   "served calls are slower (Linux 6.6)",
+	feature.FuseResend:   "when a broker has died its mounts are aborted, not handed over (Linux 6.9)",
 }
 
 // yama: the broker reads the memory of guests, which live in a namespace below
@@ -182,13 +233,19 @@ func (h host) subuids() finding {
 		return finding{Name: "subuid", Status: lacking, Detail: err.Error(), Meaning: "only root exists inside; su and services with users of their own do not work",
 			Remedy: "sudo apt-get install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"}
 	}
+	for _, program := range []string{"newuidmap", "newgidmap"} {
+		path, err := h.lookPath(program)
+		if err != nil || !h.setuid(path) {
+			return finding{Name: "subuid", Status: failing, Detail: program + " is not setuid root and has no capabilities", Remedy: "sudo chmod u+s " + path}
+		}
+	}
 	return finding{Name: "subuid", Status: fine, Detail: "users other than root exist inside"}
 }
 
-func (h host) helper(program, pkg string, otherwise verdict, meaning string) finding {
+func (h host) helper(program, pkg, meaning string) finding {
 	path, err := h.lookPath(program)
 	if err != nil {
-		return finding{Name: program, Status: otherwise, Detail: "not installed", Meaning: meaning, Remedy: "sudo apt-get install " + pkg}
+		return finding{Name: program, Status: lacking, Detail: "not installed", Meaning: meaning, Remedy: "sudo apt-get install " + pkg}
 	}
 	return finding{Name: program, Status: fine, Detail: path}
 }
@@ -196,9 +253,10 @@ func (h host) helper(program, pkg string, otherwise verdict, meaning string) fin
 func (h host) runtime() finding {
 	d, err := h.dirs()
 	if err != nil {
-		return finding{Name: "runtime directory", Status: failing, Detail: err.Error(), Remedy: "export " + env.RuntimeVar + "=DIR, a directory that only you can enter"}
+		return finding{Name: "directories", Status: failing, Detail: err.Error(),
+			Remedy: "export " + env.RuntimeVar + "=DIR XDG_STATE_HOME=DIR, directories that only you can enter"}
 	}
-	return finding{Name: "runtime directory", Status: fine, Detail: d.Runtime}
+	return finding{Name: "directories", Status: fine, Detail: fmt.Sprintf("sockets in %s, logs in %s", d.Runtime, d.State)}
 }
 
 func printFindings(w io.Writer, list []finding, onlyBad bool) error {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/feature"
 )
 
 // healthy is a host that lacks nothing.
@@ -16,7 +17,9 @@ func healthy() host {
 		probe:    func() probed { return probed{} },
 		read:     func(string) (string, error) { return "", os.ErrNotExist },
 		lookPath: func(p string) (string, error) { return "/usr/bin/" + p, nil },
+		setuid:   func(string) bool { return true },
 		subuid:   func() error { return nil },
+		release:  func() string { return "6.18" },
 		dirs:     func() (env.Dirs, error) { return env.Dirs{Runtime: "/run/user/1/lx"}, nil },
 	}
 }
@@ -63,9 +66,22 @@ func TestDoctor(t *testing.T) {
 		{"no helper", func(h *host) {
 			h.lookPath = func(p string) (string, error) { return "", errors.New("not found") }
 		}, "mount.cifs", lacking, "cifs-utils"},
+		{"helper without rights", func(h *host) { h.setuid = func(string) bool { return false } }, "subuid", failing, "chmod u+s /usr/bin/newuidmap"},
+		{"apparmor that allows empty namespaces", func(h *host) {
+			h.probe = func() probed { return probed{Proc: "permission denied", Seccomp: "permission denied"} }
+			h.read = reads("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1")
+		}, "user namespaces", failing, "apparmor_restrict_unprivileged_userns=0"},
+		{"fuse not for this container", func(h *host) {
+			h.probe = func() probed { return probed{Device: "cannot open /dev/fuse: operation not permitted"} }
+		}, "/dev/fuse", failing, "--device /dev/fuse"},
+		{"no cross memory attach", func(h *host) { h.probe = func() probed { return probed{Memory: "function not implemented"} } }, "memory", failing, "CROSS_MEMORY"},
+		{"older kernel", func(h *host) {
+			h.probe = func() probed { return probed{Missing: []feature.Name{feature.FuseResend}} }
+		}, "kernel", lacking, "newer"},
+		{"in lx", func(h *host) { h.probe = func() probed { return probed{Nested: true} } }, "nested", lacking, "outside"},
 		{"open runtime directory", func(h *host) {
 			h.dirs = func() (env.Dirs, error) { return env.Dirs{}, errors.New("open to others") }
-		}, "runtime directory", failing, env.RuntimeVar},
+		}, "directories", failing, env.RuntimeVar},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := healthy()
