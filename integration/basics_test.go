@@ -268,7 +268,7 @@ func TestOwnersOfUserFiles(t *testing.T) {
 
 func TestNested(t *testing.T) {
 	w := newWorld(t)
-	r := w.sh("cp " + lxPath + " own; ./own sh -c 'id -u; exit 9'; echo $?; ./own ./own sh -c 'exit 8'; echo $?; ./own stop")
+	r := w.sh("cp " + lxPath + " own; ./own sh -c 'id -u; exit 9'; echo $?; ./own ./own sh -c 'exit 8'; echo $?")
 	if r.out != "0\n9\n8\n" || r.code != 0 {
 		t.Error(r)
 	}
