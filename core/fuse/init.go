@@ -43,7 +43,8 @@ func (s *Server) init() (*Negotiated, error) {
 		}
 		neg, err := negotiate(in, s.cfg, &s.can)
 		if err != nil {
-			sendErrno(s.fd, h.Unique, syscall.EPROTO)
+			// The kernel hears of it if it still listens; the error is err.
+			_ = sendErrno(s.fd, h.Unique, syscall.EPROTO)
 			return nil, err
 		}
 		if e := s.sendInit(h.Unique, neg.reply()); e != 0 {
