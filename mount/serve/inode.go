@@ -139,12 +139,6 @@ func (f *FS) Forget(id, n uint64) {
 	}
 }
 
-func (f *FS) ref(i *inode) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	i.refs++
-}
-
 func (f *FS) unref(i *inode, n uint64) {
 	f.mu.Lock()
 	i.refs -= min(n, i.refs)
