@@ -28,6 +28,9 @@ func setupMounts(cfg InitConfig) error {
 	if cfg.Map.Kind == ns.Root {
 		return nil
 	}
+	if err := mountTable(); err != nil {
+		return err
+	}
 	passwd, err := os.ReadFile("/etc/passwd")
 	if err != nil {
 		return fmt.Errorf("cannot prepare /etc/passwd: %w", err)
@@ -36,6 +39,19 @@ func setupMounts(cfg InitConfig) error {
 		{"/etc/passwd", rootIsUser(string(passwd), cfg.Home, cfg.Shell), 0o644},
 		{"/usr/bin/sudo", sudoScript, 0o755},
 	})
+}
+
+// mountTable gives the environment a place of its own for what libmount keeps
+// of mounts beside /proc/mounts (utab), which on the host is the real root's.
+func mountTable() error {
+	const dir = "/run/mount"
+	if _, err := os.Stat(dir); err != nil {
+		return nil
+	}
+	if err := unix.Mount("lx", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755"); err != nil {
+		return fmt.Errorf("cannot prepare %s: %w", dir, err)
+	}
+	return nil
 }
 
 func mountProc() error {

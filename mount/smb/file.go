@@ -305,6 +305,12 @@ func (v *Volume) Setattr(ctx context.Context, n volume.Node, vh volume.Handle, s
 				return volume.Attr{}, err
 			}
 		}
+		if s.Mtime != nil {
+			// A server sets the time of the last write when the handle that wrote
+			// is closed, over a time set through another: so they are closed first.
+			defer v.park(node)()
+			h = nil
+		}
 		a, err := v.getattr(l, node, h)
 		if err == nil && (s.Mode != nil || s.Atime != nil || s.Mtime != nil) {
 			var changed bool

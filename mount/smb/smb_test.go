@@ -250,9 +250,32 @@ func TestTimes(t *testing.T) {
 	}
 	for _, beyond := range []time.Time{{}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)} {
 		a := must[volume.Attr](t)(v.Setattr(t.Context(), n, nil, volume.SetAttr{Mtime: &beyond}))
-		if got := a.Mtime; got.Year() > 1700 && got.Year() < 2200 {
+		if got := a.Mtime; got.Year() > 1901 && got.Year() < 2200 { // ext4 begins in 1901
 			t.Errorf("set %v, got %v", beyond, got)
 		}
+	}
+}
+
+// TestTimeOutlivesClose: the time set after a write stays when the handle that
+// wrote is closed, as tar(1) and cp -p want it.
+func TestTimeOutlivesClose(t *testing.T) {
+	s := smbtest.New(t, smbtest.Options{})
+	v := dial(t, config(s, smbtest.Data))
+	n, h := create(t, v, "file", nil)
+	if _, err := h.WriteAt(t.Context(), []byte("text"), 0); err != nil {
+		t.Fatal(err)
+	}
+	want := time.Unix(1_600_000_000, 0)
+	must[volume.Attr](t)(v.Setattr(t.Context(), n, h, volume.SetAttr{Mtime: &want}))
+	if err := h.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(filepath.Join(s.Path(smbtest.Data), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !st.ModTime().Equal(want) {
+		t.Errorf("after close: %v, want %v", st.ModTime(), want)
 	}
 }
 
