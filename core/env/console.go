@@ -79,18 +79,18 @@ func runTerminal(ctx context.Context, d Dirs, name string, s Spec) (ws syscall.W
 		}
 	}
 	s.Terminal = true
+	// From here on Ctrl-C is the session's: typed before it runs, it waits for it.
+	old, err := term.MakeRaw(0)
+	if err != nil {
+		return 0, fmt.Errorf("cannot prepare the terminal: %w", err)
+	}
+	defer func() { err = errors.Join(err, term.Restore(0, old)) }()
 	se, err := Start(ctx, d, name, s, stdio)
 	slave.Close()
 	if err != nil {
 		return 0, err
 	}
 	defer se.Close()
-	old, err := term.MakeRaw(0)
-	if err != nil {
-		return 0, fmt.Errorf("cannot prepare the terminal: %w", err)
-	}
-	defer func() { err = errors.Join(err, term.Restore(0, old)) }()
-
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
 	ending := make(chan os.Signal, 1)
