@@ -22,13 +22,14 @@ type ahead struct {
 
 // chunk is a piece of a file, read or being read.
 type chunk struct {
-	off  int64
-	buf  *[]byte
-	n    int // bytes read; less than a piece: the file ends there
-	err  error
-	done chan struct{}
-	at   time.Time // when it was done
-	refs atomic.Int32
+	off   int64
+	asked uint64
+	buf   *[]byte
+	n     int // bytes read; less than a piece: the file ends there
+	err   error
+	done  chan struct{}
+	at    time.Time // when it was done
+	refs  atomic.Int32
 }
 
 // aheadAge is how long what was read ahead may wait to be asked for.
@@ -49,31 +50,57 @@ func (f *FS) Read(ctx context.Context, _, fh uint64, off int64, dst []byte) (int
 	if err := fl.ino.settle(ctx, off, off+int64(len(dst))); err != nil && ctx.Err() != nil {
 		return 0, errno(err)
 	}
+	n, err := f.read(ctx, fl, off, dst)
+	if err == nil && n < len(dst) && fl.ino.unwrittenAfter(off+int64(n)) {
+		// The file is longer than the server knows: what lies between is a hole.
+		if err = fl.ino.flush(ctx); err == nil {
+			n, err = fl.readAt(ctx, dst, off)
+		}
+	}
+	if err != nil {
+		return 0, errno(err)
+	}
+	return n, 0
+}
+
+// unwrittenAfter says whether something was written beyond off that is not at
+// the server yet.
+func (i *inode) unwrittenAfter(off int64) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.behind.end() > off
+}
+
+// read reads from what was read ahead, else from the server.
+func (f *FS) read(ctx context.Context, fl *file, off int64, dst []byte) (int, error) {
 	if f.opts.Cache == None {
-		n, err := fl.readAt(ctx, dst, off)
-		return n, errno(err)
+		return fl.readAt(ctx, dst, off)
 	}
 	total := 0
 	for total < len(dst) {
 		c := fl.chunk(off + int64(total))
 		if c == nil {
 			n, err := fl.readAt(ctx, dst[total:], off+int64(total))
-			if err != nil {
-				return 0, errno(err)
-			}
-			return total + n, 0
+			return total + n, err
 		}
 		select {
 		case <-c.done:
 		case <-ctx.Done():
 			f.put(c)
-			return 0, errno(ctx.Err())
+			return 0, ctx.Err()
 		}
 		if c.err != nil {
-			no := errno(c.err)
+			err := c.err
 			f.put(c)
 			fl.dropAhead()
-			return 0, no
+			return 0, err
+		}
+		if !fl.ino.unchangedSince(c.asked) {
+			f.put(c)
+			if err := fl.ino.settle(ctx, off, off+int64(len(dst))); err != nil && ctx.Err() != nil {
+				return 0, err
+			}
+			return fl.readAt(ctx, dst, off)
 		}
 		from := off + int64(total) - c.off
 		n := 0
@@ -87,7 +114,7 @@ func (f *FS) Read(ctx context.Context, _, fh uint64, off int64, dst []byte) (int
 			break
 		}
 	}
-	return total, 0
+	return total, nil
 }
 
 // readAt reads past the window, in parts of the volume's size.
@@ -128,7 +155,7 @@ func (fl *file) chunk(off int64) *chunk {
 	a.next = off
 	start := off / defaultPart * defaultPart
 	c := a.chunks[start]
-	if c != nil && c.stale() {
+	if c != nil && (c.stale() || !fl.ino.unchangedSince(c.asked)) {
 		fl.dropLocked()
 		c = nil
 	}
@@ -175,6 +202,13 @@ func (c *chunk) stale() bool {
 	}
 }
 
+// unchangedSince says that what was read at a moment is still true for us.
+func (i *inode) unchangedSince(asked uint64) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return asked > i.changed
+}
+
 func (i *inode) knownSize() int64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -187,7 +221,7 @@ func (fl *file) fetch(off int64) *chunk {
 	if !f.ahead.try(defaultPart) {
 		return nil
 	}
-	c := &chunk{off: off, buf: chunkBuffers.Get().(*[]byte), done: make(chan struct{})}
+	c := &chunk{off: off, asked: f.tick(), buf: chunkBuffers.Get().(*[]byte), done: make(chan struct{})}
 	c.refs.Store(2) // the window's and that of the goroutine below
 	if fl.ahead.chunks == nil {
 		fl.ahead.chunks = map[int64]*chunk{}
@@ -198,7 +232,9 @@ func (fl *file) fetch(off int64) *chunk {
 	h.used++
 	fl.ino.mu.Unlock()
 	f.work.Go(func() {
-		c.n, c.err = fl.readAt(f.ctx, *c.buf, off)
+		if c.err = fl.ino.settle(f.ctx, off, off+defaultPart); c.err == nil {
+			c.n, c.err = fl.readAt(f.ctx, *c.buf, off)
+		}
 		c.at = time.Now()
 		close(c.done)
 		f.put(c)
@@ -226,19 +262,6 @@ func (fl *file) dropLocked() {
 	for o, c := range fl.ahead.chunks {
 		delete(fl.ahead.chunks, o)
 		fl.fs.put(c)
-	}
-}
-
-// discardAhead forgets what any open file has read ahead: it is about to change.
-func (i *inode) discardAhead() {
-	i.mu.Lock()
-	files := make([]*file, 0, len(i.files))
-	for fl := range i.files {
-		files = append(files, fl)
-	}
-	i.mu.Unlock()
-	for _, fl := range files {
-		fl.dropAhead()
 	}
 }
 

@@ -16,9 +16,8 @@ import (
 // two pieces overlap: a write over one waits for it. inode.mu guards it.
 type behind struct {
 	pieces   []*piece
-	at       time.Time // of the last write
-	err      error     // the last failure
-	failures uint64    // counts them; an open file is told of those since it was
+	err      error  // the last failure
+	failures uint64 // counts them; an open file is told of those since it was
 }
 
 // piece is a run of bytes. grows is false once it is being written.
@@ -35,12 +34,12 @@ func (p *piece) end() int64 { return p.off + int64(len(*p.buf)) }
 // pieceBuffers are empty and of a piece's full size.
 var pieceBuffers = sync.Pool{New: func() any { b := make([]byte, 0, defaultPart); return &b }}
 
-// pending is the largest offset written to and when, if anything is unwritten.
-func (b *behind) pending() (end uint64, at time.Time, ok bool) {
+// end is the largest offset that is to be written; 0 where nothing is.
+func (b *behind) end() (end int64) {
 	for _, p := range b.pieces {
-		end = max(end, uint64(p.end()))
+		end = max(end, p.end())
 	}
-	return end, b.at, len(b.pieces) > 0
+	return end
 }
 
 // overlap finds a piece that shares bytes with [off, end).
@@ -62,8 +61,6 @@ func (f *FS) Write(ctx context.Context, node, fh uint64, off int64, data []byte,
 	if no != 0 {
 		return 0, no
 	}
-	i := fl.ino
-	i.discardAhead()
 	// The kernel has no call to wait for its own writeback, nor do direct
 	// writers expect data to stay behind.
 	through := flags&fuseWriteCache != 0 || f.opts.Cache == None || f.opts.Cache == Loose
@@ -98,6 +95,9 @@ func (f *FS) writeThrough(ctx context.Context, fl *file, off int64, data []byte)
 		if _, err := h.WriteAt(ctx, data[:n], off); err != nil {
 			return err
 		}
+		i.mu.Lock()
+		i.grew(f, off+n)
+		i.mu.Unlock()
 		off, data = off+n, data[n:]
 	}
 	return nil
@@ -119,7 +119,7 @@ func (f *FS) writeBehind(ctx context.Context, fl *file, off int64, data []byte) 
 			// What was written before must not lie in the way.
 			if i.behind.overlap(off, off+n) == nil {
 				*last.buf = append(*last.buf, data[:n]...)
-				i.behind.at = time.Now()
+				i.grew(f, off+n)
 				full := int64(len(*last.buf)) == size
 				if full {
 					f.send(fl, last)
@@ -185,6 +185,7 @@ func (f *FS) send(fl *file, p *piece) {
 				break
 			}
 		}
+		i.changing(f)
 		if err != nil {
 			i.behind.err = err
 			i.behind.failures++

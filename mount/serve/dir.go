@@ -19,9 +19,15 @@ type directory struct {
 
 	mu     sync.Mutex // guards what follows; held while the server is asked
 	stream volume.DirStream
-	list   []volume.DirEntry
+	list   []listed
 	used   int // entries of list whose Node was given on
 	eof    bool
+}
+
+// listed is an entry and when the server was asked for it.
+type listed struct {
+	volume.DirEntry
+	asked uint64
 }
 
 // Opendir implements fuse.Opendirer.
@@ -69,7 +75,7 @@ func (f *FS) rewind(d *directory) {
 }
 
 // at is entry n, which is asked of the server if need be; io.EOF after the last.
-func (f *FS) at(ctx context.Context, d *directory, n int) (*volume.DirEntry, error) {
+func (f *FS) at(ctx context.Context, d *directory, n int) (*listed, error) {
 	for n >= len(d.list) {
 		if d.eof {
 			return nil, io.EOF
@@ -81,6 +87,7 @@ func (f *FS) at(ctx context.Context, d *directory, n int) (*volume.DirEntry, err
 			}
 			d.stream = s
 		}
+		asked := f.tick()
 		batch, err := d.stream.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			d.eof = true
@@ -96,14 +103,14 @@ func (f *FS) at(ctx context.Context, d *directory, n int) (*volume.DirEntry, err
 				}
 				continue
 			}
-			d.list = append(d.list, e)
+			d.list = append(d.list, listed{e, asked})
 		}
 	}
 	return &d.list[n], nil
 }
 
 // walk gives the entries after off to emit until it says no.
-func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, n int, e *volume.DirEntry, off uint64) bool) syscall.Errno {
+func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, n int, e *listed, off uint64) bool) syscall.Errno {
 	f.mu.Lock()
 	d := f.dirs[fh]
 	f.mu.Unlock()
@@ -116,13 +123,13 @@ func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, n
 		f.rewind(d)
 	}
 	for {
-		var e *volume.DirEntry
+		var e *listed
 		n := -1
 		switch off {
 		case 0:
-			e = &volume.DirEntry{Name: ".", Type: modeDir}
+			e = &listed{DirEntry: volume.DirEntry{Name: ".", Type: modeDir}}
 		case 1:
-			e = &volume.DirEntry{Name: "..", Type: modeDir}
+			e = &listed{DirEntry: volume.DirEntry{Name: "..", Type: modeDir}}
 		default:
 			n = int(off - 2)
 			var err error
@@ -140,7 +147,7 @@ func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, n
 	}
 }
 
-func (f *FS) dirEntry(d *directory, e *volume.DirEntry, off uint64) fuse.DirEntry {
+func (f *FS) dirEntry(d *directory, e *listed, off uint64) fuse.DirEntry {
 	ino := d.ino.ino
 	switch {
 	case e.Name == ".":
@@ -166,7 +173,7 @@ func (f *FS) dirEntry(d *directory, e *volume.DirEntry, off uint64) fuse.DirEntr
 
 // ReadDir implements fuse.ReadDirer.
 func (f *FS) ReadDir(ctx context.Context, _, fh, off uint64, sink fuse.DirSink) syscall.Errno {
-	return f.walk(ctx, fh, off, func(d *directory, n int, e *volume.DirEntry, off uint64) bool {
+	return f.walk(ctx, fh, off, func(d *directory, n int, e *listed, off uint64) bool {
 		if !sink.Add(f.dirEntry(d, e, off)) {
 			return false
 		}
@@ -181,7 +188,7 @@ func (f *FS) ReadDir(ctx context.Context, _, fh, off uint64, sink fuse.DirSink) 
 // ReadDirPlus implements fuse.ReadDirPluser: entries come with their
 // attributes, so that a listing costs no look-ups.
 func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPlusSink) syscall.Errno {
-	return f.walk(ctx, fh, off, func(d *directory, n int, e *volume.DirEntry, off uint64) bool {
+	return f.walk(ctx, fh, off, func(d *directory, n int, e *listed, off uint64) bool {
 		if !sink.Fits(e.Name) {
 			return false
 		}
@@ -189,9 +196,9 @@ func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPl
 			sink.Add(f.dirEntry(d, e, off), fuse.Entry{})
 			return true
 		}
-		i := f.intern(d.ino, e.Name, e.Node, e.Attr, true)
+		i, a := f.intern(d.ino, e.Name, e.Node, e.Attr, e.asked)
 		e.Node = nil
-		sink.Add(fuse.DirEntry{Name: e.Name, Ino: i.ino, Off: off, Type: direntType(e.Type)}, f.entry(i, e.Attr))
+		sink.Add(fuse.DirEntry{Name: e.Name, Ino: i.ino, Off: off, Type: direntType(e.Type)}, f.entry(i, a))
 		return true
 	})
 }

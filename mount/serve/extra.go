@@ -108,10 +108,10 @@ func (f *FS) Fallocate(ctx context.Context, _, fh, off, length uint64, mode uint
 	if !ok {
 		return syscall.EOPNOTSUPP
 	}
-	fl.ino.discardAhead()
 	if err := fl.ino.flush(ctx); err != nil {
 		return errno(err)
 	}
+	defer fl.ino.touch(f)
 	if err := v.Allocate(ctx, fl.h.Handle, int64(off), int64(length), mode); err != nil {
 		return errno(err)
 	}
@@ -154,7 +154,7 @@ func (f *FS) CopyFileRange(ctx context.Context, _, fhIn, offIn, _, fhOut, offOut
 			return 0, errno(err)
 		}
 	}
-	dst.ino.discardAhead()
+	defer dst.ino.touch(f)
 	n, err := v.CopyRange(ctx, src.h.Handle, int64(offIn), dst.h.Handle, int64(offOut), int64(min(length, 1<<62)))
 	return uint64(n), errno(err)
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -72,6 +73,7 @@ type FS struct {
 
 	dirty budget
 	ahead budget
+	clock atomic.Uint64 // orders questions to the server and changes of our own
 
 	mu     sync.Mutex // guards what follows, and inode.refs, parent, name, children
 	inodes map[uint64]*inode
@@ -132,6 +134,9 @@ func (f *FS) Drain(ctx context.Context) error {
 	f.cancel()
 	return errors.Join(errs...)
 }
+
+// tick is a moment later than all before.
+func (f *FS) tick() uint64 { return f.clock.Add(1) }
 
 // part is the size of a transfer.
 func part(n int) int64 {

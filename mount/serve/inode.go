@@ -30,11 +30,14 @@ type inode struct {
 	mu     sync.Mutex // guards what follows; never held while the server is asked
 	attr   volume.Attr
 	attrAt time.Time // when the server said so; zero: never
-	seen   version   // what the kernel's cached pages are of
-	opens  int
-	shared [3]*handle // open handles by access mode, while used
-	files  map[*file]struct{}
-	behind behind
+	// changed is the moment of the last change of data or size of our own. What
+	// the server was asked before it does not count.
+	changed uint64
+	seen    version // what the kernel's cached pages are of
+	opens   int
+	shared  [3]*handle // open handles by access mode, while used
+	files   map[*file]struct{}
+	behind  behind
 }
 
 // version tells whether a file's content may have changed.
@@ -45,10 +48,10 @@ type version struct {
 
 func versionOf(a volume.Attr) version { return version{a.Change, a.Size, a.Mtime} }
 
-// intern is the inode of a node that the volume just answered, with one more
-// reference of the kernel's if count. It gives the volume's reference back
-// where the node was known.
-func (f *FS) intern(parent *inode, name string, n volume.Node, a volume.Attr, count bool) *inode {
+// intern is the inode of a node that the volume answered to a question asked at
+// the given moment, with one more reference of the kernel's, and its attributes.
+// It gives the volume's reference back where the node was known.
+func (f *FS) intern(parent *inode, name string, n volume.Node, a volume.Attr, asked uint64) (*inode, volume.Attr) {
 	f.mu.Lock()
 	i, known := f.byNode[n]
 	if !known {
@@ -60,9 +63,7 @@ func (f *FS) intern(parent *inode, name string, n volume.Node, a volume.Attr, co
 		i.ino = f.number(a, parent, name, i.id)
 		f.inodes[i.id], f.byNode[n], f.byIno[i.ino] = i, i, i
 	}
-	if count {
-		i.refs++
-	}
+	i.refs++
 	if i.id != fuse.RootID {
 		f.place(i, parent, name)
 	}
@@ -70,8 +71,7 @@ func (f *FS) intern(parent *inode, name string, n volume.Node, a volume.Attr, co
 	if known {
 		f.vol.Forget(n)
 	}
-	i.learn(a)
-	return i
+	return i, i.learn(a, asked)
 }
 
 // number chooses an inode number: the server's, else one of the place where
@@ -159,11 +159,36 @@ func (f *FS) unref(i *inode, n uint64) {
 	}
 }
 
-// learn takes attributes that the server just told.
-func (i *inode) learn(a volume.Attr) {
+// learn takes attributes for which the server was asked at the given moment,
+// and answers them with what it may not have known: our own last writes.
+func (i *inode) learn(a volume.Attr, asked uint64) volume.Attr {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if !i.attrAt.IsZero() && (asked < i.changed || len(i.behind.pieces) > 0) {
+		a.Size, a.Mtime, a.Ctime, a.Change = i.attr.Size, i.attr.Mtime, i.attr.Ctime, i.attr.Change
+	}
 	i.attr, i.attrAt = a, time.Now()
+	return a
+}
+
+// changing notes that data or size change. The caller holds mu.
+func (i *inode) changing(f *FS) { i.changed = f.tick() }
+
+// touch is changing for who does not hold mu. The size is the server's to say:
+// what was known of it is no longer believed.
+func (i *inode) touch(f *FS) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.changing(f)
+	i.attrAt = time.Time{}
+}
+
+// grew notes a write that ends at end. The caller holds mu.
+func (i *inode) grew(f *FS, end int64) {
+	i.changing(f)
+	i.attr.Size = max(i.attr.Size, uint64(end))
+	i.attr.Mtime = time.Now()
+	i.attr.Ctime = i.attr.Mtime
 }
 
 // fresh are attributes not older than limit.
@@ -180,23 +205,16 @@ func (f *FS) refresh(ctx context.Context, i *inode) (volume.Attr, error) {
 		defer f.drop(i, sh)
 		h = sh.Handle
 	}
+	asked := f.tick()
 	a, err := f.vol.Getattr(ctx, i.node, h)
 	if err == nil {
-		i.learn(a)
+		a = i.learn(a, asked)
 	}
 	return a, err
 }
 
-// show is a as the kernel is to see it: with what is not at the server yet.
+// show is a, which i has learnt, as the kernel is to see it.
 func (f *FS) show(i *inode, a volume.Attr) fuse.Attr {
-	i.mu.Lock()
-	if end, at, ok := i.behind.pending(); ok {
-		a.Size = max(a.Size, end)
-		if at.After(a.Mtime) {
-			a.Mtime = at
-		}
-	}
-	i.mu.Unlock()
 	if f.opts.Present != nil {
 		f.opts.Present(&a)
 	}
@@ -234,6 +252,7 @@ func (f *FS) Lookup(ctx context.Context, parent uint64, name string) (fuse.Entry
 	if isHidden(name) && f.child(p, name) == nil {
 		return fuse.Entry{}, syscall.ENOENT
 	}
+	asked := f.tick()
 	n, a, err := f.vol.Lookup(ctx, p.node, name)
 	if err != nil {
 		no := errno(err)
@@ -245,7 +264,7 @@ func (f *FS) Lookup(ctx context.Context, parent uint64, name string) (fuse.Entry
 		}
 		return fuse.Entry{}, no
 	}
-	return f.entry(f.intern(p, name, n, a, true), a), 0
+	return f.entry(f.intern(p, name, n, a, asked)), 0
 }
 
 // Getattr implements fuse.FileSystem.
@@ -330,13 +349,17 @@ func (f *FS) Setattr(ctx context.Context, node uint64, in *fuse.SetAttrIn) (fuse
 	if s == (volume.SetAttr{}) {
 		return f.Getattr(ctx, node, 0, false)
 	}
-	if s.Size != nil {
-		i.discardAhead()
-	}
+	i.mu.Lock()
+	i.changing(f)
+	i.mu.Unlock()
+	asked := f.tick()
 	a, err := f.vol.Setattr(ctx, i.node, h, s)
 	if err != nil {
 		return fuse.Attr{}, 0, errno(err)
 	}
-	i.learn(a)
+	a = i.learn(a, asked)
+	i.mu.Lock()
+	i.changing(f)
+	i.mu.Unlock()
 	return f.show(i, a), f.opts.AttrTimeout, 0
 }

@@ -91,7 +91,7 @@ func (f *FS) made(p *inode, name string, n volume.Node, a volume.Attr, err error
 	if err != nil {
 		return fuse.Entry{}, errno(err)
 	}
-	return f.entry(f.intern(p, name, n, a, true), a), 0
+	return f.entry(f.intern(p, name, n, a, f.tick())), 0
 }
 
 // Mkdir implements fuse.Mkdirer.
@@ -155,6 +155,7 @@ func (f *FS) Link(ctx context.Context, node, newParent uint64, newName string) (
 	if err := i.flush(ctx); err != nil {
 		return fuse.Entry{}, errno(err)
 	}
+	asked := f.tick()
 	a, err := v.Link(ctx, i.node, p.node, newName)
 	if err != nil {
 		return fuse.Entry{}, errno(err)
@@ -163,8 +164,7 @@ func (f *FS) Link(ctx context.Context, node, newParent uint64, newName string) (
 	i.refs++
 	f.place(i, p, newName)
 	f.mu.Unlock()
-	i.learn(a)
-	return f.entry(i, a), 0
+	return f.entry(i, i.learn(a, asked)), 0
 }
 
 // Readlink implements fuse.Readlinker.

@@ -99,12 +99,16 @@ func (f *FS) Open(ctx context.Context, node uint64, flags uint32) (fuse.OpenOut,
 		h = i.use(syscall.O_RDWR)
 	}
 	if trunc {
-		i.discardAhead()
 		if err := i.flush(ctx); err != nil {
 			f.opts.Note(err)
 		}
 	}
 	if h == nil || trunc {
+		if trunc {
+			i.mu.Lock()
+			i.changing(f)
+			i.mu.Unlock()
+		}
 		vh, err := f.vol.Open(ctx, i.node, mode|int(flags&syscall.O_TRUNC))
 		if h != nil {
 			f.drop(i, h)
@@ -117,12 +121,13 @@ func (f *FS) Open(ctx context.Context, node uint64, flags uint32) (fuse.OpenOut,
 	// Attributes that the look-up just brought need not be asked again.
 	a, ok := i.fresh(min(f.opts.AttrTimeout, time.Second))
 	if !ok || trunc {
+		asked := f.tick()
 		var err error
 		if a, err = f.vol.Getattr(ctx, i.node, h.Handle); err != nil {
 			f.drop(i, h)
 			return fuse.OpenOut{}, errno(err)
 		}
-		i.learn(a)
+		a = i.learn(a, asked)
 	}
 	return f.opened(i, h, mode, a), 0
 }
@@ -166,11 +171,12 @@ func (f *FS) Create(ctx context.Context, parent uint64, name string, flags, mode
 		return fuse.Entry{}, fuse.OpenOut{}, syscall.EPERM
 	}
 	acc := int(flags & syscall.O_ACCMODE)
+	asked := f.tick()
 	n, a, vh, err := f.vol.Create(ctx, p.node, name, acc|int(flags&(syscall.O_EXCL|syscall.O_TRUNC|syscall.O_CREAT)), mode&^umask)
 	if err != nil {
 		return fuse.Entry{}, fuse.OpenOut{}, errno(err)
 	}
-	i := f.intern(p, name, n, a, true)
+	i, a := f.intern(p, name, n, a, asked)
 	out := f.opened(i, i.adopt(vh, acc), acc, a)
 	return f.entry(i, a), out, 0
 }
