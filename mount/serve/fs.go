@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/mount/volume"
+	"github.com/lxbridge/lx/mount/volume/lock"
 )
 
 // Cache is how much the kernel and lx may keep.
@@ -71,9 +72,10 @@ type FS struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	dirty budget
-	ahead budget
-	clock atomic.Uint64 // orders questions to the server and changes of our own
+	dirty   budget
+	ahead   budget
+	waiters lock.Waiters  // for locks, of all files
+	clock   atomic.Uint64 // orders questions to the server and changes of our own
 
 	mu     sync.Mutex // guards what follows, and inode.refs, parent, name, children
 	inodes map[uint64]*inode

@@ -57,6 +57,7 @@ func (f *FS) intern(parent *inode, name string, n volume.Node, a volume.Attr, as
 	if !known {
 		f.nextID++
 		i = &inode{id: f.nextID, node: n}
+		i.posix.Waiters = &f.waiters
 		if a.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 			i.children = map[string]*inode{}
 		}
