@@ -17,6 +17,10 @@ const (
 	LinkConn = 'C' // a client's connection; the byte that said whom it wants
 	LinkStop = 'X' // init: end all processes; broker: write out and end
 
+	// To the broker, which sends it back: all that it had to say before has
+	// then been heard.
+	LinkEcho = 'P'
+
 	// From init.
 	InitListener = 'L' // the seccomp listener
 	InitNested   = 'N' // no listener: an outer lx serves the traps

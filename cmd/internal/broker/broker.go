@@ -86,6 +86,8 @@ func run(log *slog.Logger) error {
 			err = b.adopt(m)
 		case env.LinkConn:
 			err = b.serveClient(ctx, m)
+		case env.LinkEcho:
+			err = link.Send(env.LinkEcho, m.Text)
 		case env.LinkStop:
 			return b.stop(ctx)
 		}

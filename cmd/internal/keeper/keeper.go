@@ -102,6 +102,8 @@ type keeper struct {
 	clients   chan client
 	forwarded int  // connections given to init
 	idle      bool // init has served all of them and no process is left
+	asked     int  // value of forwarded that the broker was last to echo
+	heard     int  // and the last that it did
 	restarts  backoff
 	pending   []client // for a broker that is not there
 
@@ -223,6 +225,7 @@ func (k *keeper) startBroker() error {
 		return err
 	}
 	k.broker = c
+	k.asked, k.heard = 0, 0
 	for key, h := range k.held {
 		if err := c.link.Send(env.BrokerOrphan, key+"\x00"+h.blob, h.fd); err != nil {
 			return err
@@ -318,6 +321,10 @@ func (k *keeper) brokerSays(m env.Message) {
 		if old, ok := k.held[key]; ok {
 			unix.Close(old.fd)
 			delete(k.held, key)
+		}
+	case m.Letter == env.LinkEcho:
+		if n, err := strconv.Atoi(m.Text); err == nil {
+			k.heard = n
 		}
 	case m.Letter == env.BrokerLost:
 		k.lost = append(k.lost, m.Text)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -128,10 +129,24 @@ func (k *keeper) run() int {
 		case <-initGone:
 			return k.stop(nil, brokerGone)
 		}
-		if k.stopping || k.idle && len(k.held) == 0 {
+		if k.stopping || k.over() {
 			return k.stop(initGone, brokerGone)
 		}
 	}
+}
+
+// over says that nothing is left: no process and no mount, not even one that
+// the broker has told of and nobody has heard of yet.
+func (k *keeper) over() bool {
+	switch {
+	case !k.idle || len(k.held) > 0:
+		return false
+	case k.broker.messages == nil || k.heard == k.forwarded:
+		return true
+	case k.asked != k.forwarded && k.broker.link.Send(env.LinkEcho, strconv.Itoa(k.forwarded)) == nil:
+		k.asked = k.forwarded
+	}
+	return false
 }
 
 // finishMessages takes what a dead broker had still sent.
