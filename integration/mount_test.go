@@ -241,3 +241,19 @@ func TestShares(t *testing.T) {
 	w.must(mount(smbtest.ReadOnly, s.options()) + "cat " + dir + "/hello; ! touch " + dir + "/x 2>/dev/null")
 	same(t, "given modes and owner", w.must(mount(smbtest.Data, s.options("file_mode=0640", "dir_mode=0750"))+"stat -c '%a' "+dir+"/hello "+dir), "640\n750")
 }
+
+// TestMountOutlivesItsSession: the last process ends just when the mount is
+// there, and the environment stays for it.
+func TestMountOutlivesItsSession(t *testing.T) {
+	w := newWorld(t)
+	s := w.share(smbtest.Options{})
+	s.put("hello", "hello\n")
+	dir := w.mkdir("mnt")
+	for range 15 {
+		w.must("exec " + strings.Replace(s.command(dir), "mount", "mount -i", 1))
+		same(t, "a file", w.must("cat "+dir+"/hello"), "hello")
+		if r := w.lx("stop"); r.code != 0 {
+			t.Fatal(r)
+		}
+	}
+}
