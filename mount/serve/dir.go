@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -11,24 +13,28 @@ import (
 	"github.com/lxbridge/lx/mount/volume"
 )
 
-// directory is an open directory. The offset of an entry is its place in list,
-// counted from 1 behind "." and ".."; so offsets hold while the directory
-// changes, and seeking back lists again what was listed.
+// directory is an open directory. The offset of an entry is its number in the
+// listing, counted from 3 behind "." and ".."; so offsets hold while the
+// directory changes. What was given on is kept as a name, the last keepNames of
+// them: seeking back before those lists again.
 type directory struct {
 	ino *inode
 
 	mu     sync.Mutex // guards what follows; held while the server is asked
 	stream volume.DirStream
+	first  int // number of list[0]
 	list   []listed
-	used   int // entries of list whose Node was given on
 	eof    bool
 }
 
-// listed is an entry and when the server was asked for it.
+// listed is an entry; its Node is nil once it was given on.
 type listed struct {
 	volume.DirEntry
-	asked uint64
+	asked uint64 // the tick at which the server was asked
 }
+
+// keepNames bounds what an open directory remembers.
+const keepNames = 1 << 16
 
 // Opendir implements fuse.Opendirer.
 func (f *FS) Opendir(_ context.Context, node uint64, _ uint32) (fuse.OpenOut, syscall.Errno) {
@@ -41,6 +47,9 @@ func (f *FS) Opendir(_ context.Context, node uint64, _ uint32) (fuse.OpenOut, sy
 	f.nextFH++
 	f.dirs[f.nextFH] = &directory{ino: i}
 	i.refs++
+	if i.listings++; i.listings == 1 {
+		i.touched = map[string]uint64{}
+	}
 	return fuse.OpenOut{FH: f.nextFH}, 0
 }
 
@@ -49,6 +58,11 @@ func (f *FS) Releasedir(_, fh uint64) {
 	f.mu.Lock()
 	d := f.dirs[fh]
 	delete(f.dirs, fh)
+	if d != nil {
+		if d.ino.listings--; d.ino.listings == 0 {
+			d.ino.touched = nil
+		}
+	}
 	f.mu.Unlock()
 	if d == nil {
 		return
@@ -61,7 +75,7 @@ func (f *FS) Releasedir(_, fh uint64) {
 
 // rewind drops what was listed. The caller holds d.mu.
 func (f *FS) rewind(d *directory) {
-	for _, e := range d.list[d.used:] {
+	for _, e := range d.list {
 		if e.Node != nil {
 			f.vol.Forget(e.Node)
 		}
@@ -71,46 +85,71 @@ func (f *FS) rewind(d *directory) {
 			f.opts.Note(err)
 		}
 	}
-	d.stream, d.list, d.used, d.eof = nil, nil, 0, false
+	d.stream, d.first, d.list, d.eof = nil, 0, nil, false
 }
 
 // at is entry n, which is asked of the server if need be; io.EOF after the last.
 func (f *FS) at(ctx context.Context, d *directory, n int) (*listed, error) {
-	for n >= len(d.list) {
+	if n < d.first {
+		f.rewind(d)
+	}
+	for n >= d.first+len(d.list) {
 		if d.eof {
 			return nil, io.EOF
 		}
-		if d.stream == nil {
-			s, err := f.vol.ReadDir(ctx, d.ino.node)
-			if err != nil {
-				return nil, err
-			}
-			d.stream = s
-		}
-		asked := f.tick()
-		batch, err := d.stream.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			d.eof = true
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range batch {
-			if isHidden(e.Name) {
+		if over := len(d.list) - keepNames; over > 0 {
+			over += keepNames / 2
+			for _, e := range d.list[:over] {
 				if e.Node != nil {
 					f.vol.Forget(e.Node)
 				}
-				continue
 			}
-			d.list = append(d.list, listed{e, asked})
+			d.first, d.list = d.first+over, append([]listed(nil), d.list[over:]...)
+		}
+		if err := f.next(ctx, d); err != nil {
+			return nil, err
 		}
 	}
-	return &d.list[n], nil
+	return &d.list[n-d.first], nil
+}
+
+// next lists some more.
+func (f *FS) next(ctx context.Context, d *directory) error {
+	asked := f.tick()
+	if d.stream == nil {
+		s, err := f.vol.ReadDir(ctx, d.ino.node)
+		if err != nil {
+			return err
+		}
+		d.stream = s
+	}
+	batch, err := d.stream.Next(ctx)
+	if errors.Is(err, io.EOF) {
+		d.eof = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range batch {
+		if f.isHidden(d.ino, e.Name) || !validName(e.Name) {
+			if e.Node != nil {
+				f.vol.Forget(e.Node)
+			}
+			continue
+		}
+		d.list = append(d.list, listed{e, asked})
+	}
+	return nil
+}
+
+// validName says that a server's name cannot lead out of its directory.
+func validName(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
 // walk gives the entries after off to emit until it says no.
-func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, n int, e *listed, off uint64) bool) syscall.Errno {
+func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, e *listed, off uint64) bool) syscall.Errno {
 	f.mu.Lock()
 	d := f.dirs[fh]
 	f.mu.Unlock()
@@ -119,32 +158,45 @@ func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, n
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if off == 0 && d.used > 0 {
+	if off == 0 {
 		f.rewind(d)
 	}
-	for {
+	for ; ; off++ {
 		var e *listed
-		n := -1
 		switch off {
 		case 0:
-			e = &listed{DirEntry: volume.DirEntry{Name: ".", Type: modeDir}}
+			e = &listed{DirEntry: volume.DirEntry{Name: ".", Type: fs.ModeDir}}
 		case 1:
-			e = &listed{DirEntry: volume.DirEntry{Name: "..", Type: modeDir}}
+			e = &listed{DirEntry: volume.DirEntry{Name: "..", Type: fs.ModeDir}}
 		default:
-			n = int(off - 2)
 			var err error
-			if e, err = f.at(ctx, d, n); errors.Is(err, io.EOF) {
+			if e, err = f.at(ctx, d, int(off-2)); errors.Is(err, io.EOF) {
 				return 0
 			} else if err != nil {
 				return errno(err)
 			}
+			if f.gone(d.ino, e) {
+				continue
+			}
 		}
-		if !emit(d, n, e, off+1) {
+		if !emit(d, e, off+1) {
 			return 0
 		}
-		off++
-		d.used = max(d.used, n+1)
 	}
+}
+
+// gone says that we removed a name after the server listed it. A node of a
+// name that we changed otherwise is given back: the kernel is to ask again.
+func (f *FS) gone(dir *inode, e *listed) bool {
+	f.mu.Lock()
+	changed := dir.touched[e.Name] > e.asked
+	gone := changed && dir.children[e.Name] == nil
+	f.mu.Unlock()
+	if changed && e.Node != nil {
+		f.vol.Forget(e.Node)
+		e.Node = nil
+	}
+	return gone
 }
 
 func (f *FS) dirEntry(d *directory, e *listed, off uint64) fuse.DirEntry {
@@ -173,31 +225,24 @@ func (f *FS) dirEntry(d *directory, e *listed, off uint64) fuse.DirEntry {
 
 // ReadDir implements fuse.ReadDirer.
 func (f *FS) ReadDir(ctx context.Context, _, fh, off uint64, sink fuse.DirSink) syscall.Errno {
-	return f.walk(ctx, fh, off, func(d *directory, n int, e *listed, off uint64) bool {
-		if !sink.Add(f.dirEntry(d, e, off)) {
-			return false
-		}
-		if n >= d.used && e.Node != nil {
-			f.vol.Forget(e.Node)
-			e.Node = nil
-		}
-		return true
+	return f.walk(ctx, fh, off, func(d *directory, e *listed, off uint64) bool {
+		return sink.Add(f.dirEntry(d, e, off))
 	})
 }
 
 // ReadDirPlus implements fuse.ReadDirPluser: entries come with their
 // attributes, so that a listing costs no look-ups.
 func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPlusSink) syscall.Errno {
-	return f.walk(ctx, fh, off, func(d *directory, n int, e *listed, off uint64) bool {
+	return f.walk(ctx, fh, off, func(d *directory, e *listed, off uint64) bool {
 		if !sink.Fits(e.Name) {
 			return false
 		}
-		if n < d.used || e.Node == nil {
+		if e.Node == nil {
 			sink.Add(f.dirEntry(d, e, off), fuse.Entry{})
 			return true
 		}
 		i, a := f.intern(d.ino, e.Name, e.Node, e.Attr, e.asked)
-		e.Node = nil
+		e.Node, e.Attr = nil, volume.Attr{FileID: e.Attr.FileID}
 		sink.Add(fuse.DirEntry{Name: e.Name, Ino: i.ino, Off: off, Type: direntType(e.Type)}, f.entry(i, a))
 		return true
 	})

@@ -7,6 +7,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,7 +28,8 @@ const (
 	// None caches no data: every read and write goes to the server at once.
 	None
 	// Loose trusts what was cached as long as attributes do not change. It goes
-	// with fuse.Config.Writeback.
+	// with fuse.Config.Writeback; the kernel then takes a file's size and times
+	// from the server only when it forgot the file.
 	Loose
 )
 
@@ -38,7 +40,9 @@ type Options struct {
 	// keep attributes, names and their absence. The first two are 1 s where 0;
 	// less than 0 means not at all.
 	AttrTimeout, EntryTimeout, NegativeTimeout time.Duration
-	// Present changes attributes of the server into those that are shown.
+	// Present changes attributes of the server into those that are shown. An
+	// owner that the user namespace does not map must become one that it does,
+	// or the VFS refuses to open for writing.
 	Present func(*volume.Attr)
 	// LocalLocks keeps locks on this mount only, whatever the volume can do.
 	LocalLocks bool
@@ -48,17 +52,10 @@ type Options struct {
 
 // Notifier drops what the kernel has cached. A *fuse.Server is one.
 type Notifier interface {
-	NotifyInvalInode(node uint64, off, length int64) error
+	// NotifyInvalInode drops a node's attributes and n bytes of data from off;
+	// off less than 0: no data, n 0: to the end.
+	NotifyInvalInode(node uint64, off, n int64) error
 }
-
-const (
-	maxDirty    = 64 << 20 // bytes written behind, per mount
-	maxAhead    = 64 << 20 // bytes read ahead, per mount
-	fileAhead   = 8        // pieces read ahead, per open file
-	fileFlight  = 8        // pieces written at once, per file
-	dirtyAge    = 500 * time.Millisecond
-	defaultPart = 1 << 20
-)
 
 // FS serves one volume. It implements fuse.FileSystem and the abilities that
 // make sense; what the volume cannot do answers ENOSYS or the errno of the
@@ -68,16 +65,20 @@ type FS struct {
 	feat volume.Features
 	opts Options
 
-	ctx    context.Context // of work that no caller waits for
-	cancel context.CancelFunc
-	work   sync.WaitGroup
+	ctx      context.Context // of work that no caller waits for
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
+	notifier atomic.Pointer[Notifier]
+	clock    atomic.Uint64 // see tick
+	waiters  lock.Waiters
 
-	dirty   budget
-	ahead   budget
-	waiters lock.Waiters  // for locks, of all files
-	clock   atomic.Uint64 // orders questions to the server and changes of our own
+	dirty budget
+	ahead budget
 
-	mu     sync.Mutex // guards what follows, and inode.refs, parent, name, children
+	dirtyMu sync.Mutex
+	behind  map[*inode]struct{} // those with data that is not at the server
+
+	mu     sync.Mutex // guards what follows, and what inode says
 	inodes map[uint64]*inode
 	byNode map[volume.Node]*inode
 	byIno  map[uint64]*inode
@@ -103,50 +104,91 @@ func New(v volume.Volume, o Options) *FS {
 	if o.Note == nil {
 		o.Note = func(error) {}
 	}
-	f := &FS{vol: v, feat: v.Features(), opts: o,
+	f := &FS{vol: v, feat: v.Features(), opts: o, behind: map[*inode]struct{}{},
 		inodes: map[uint64]*inode{}, byNode: map[volume.Node]*inode{}, byIno: map[uint64]*inode{},
 		files: map[uint64]*file{}, dirs: map[uint64]*directory{}, nextID: fuse.RootID}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
-	f.dirty.init(maxDirty)
-	f.ahead.init(maxAhead)
-	root := &inode{id: fuse.RootID, ino: fuse.RootID, node: v.Root(), refs: 1, children: map[string]*inode{}}
+	f.dirty.left, f.ahead.left = maxDirty, maxAhead
+	root := f.newInode(fuse.RootID, v.Root(), volume.Attr{Mode: syscall.S_IFDIR})
+	root.ino, root.refs = fuse.RootID, 1
 	f.inodes[root.id], f.byNode[root.node], f.byIno[root.ino] = root, root, root
 	return f
 }
 
-// Drain writes out what is left after the last request and removes hidden
-// files. It answers what was lost. When ctx ends it gives up.
+// SetNotifier says who can tell the kernel to drop what it has cached. Without
+// one, changes made elsewhere show when the kernel's own time is over.
+func (f *FS) SetNotifier(n Notifier) { f.notifier.Store(&n) }
+
+// invalidate tells the kernel, without waiting for it: it may hold locks that
+// are only let go when the caller has answered.
+func (f *FS) invalidate(i *inode, off, n int64) {
+	p := f.notifier.Load()
+	if p == nil {
+		return
+	}
+	f.work.Go(func() {
+		err := (*p).NotifyInvalInode(i.id, off, n)
+		// ENOENT: nothing was cached; ENODEV, ENOTCONN: unmounted.
+		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.ENOTCONN) {
+			f.opts.Note(err)
+		}
+	})
+}
+
+// Stats is what is buffered, in bytes.
+type Stats struct {
+	Dirty int64 // written and not at the server yet
+	Ahead int64 // read ahead
+}
+
+// Stats tells what is buffered at this moment.
+func (f *FS) Stats() Stats {
+	return Stats{Dirty: maxDirty - f.dirty.room(), Ahead: maxAhead - f.ahead.room()}
+}
+
+// Drain writes out what is left after the last request, removes hidden files
+// and waits for all work to end. It answers what was lost. When ctx ends it
+// gives up what is not written by then.
 func (f *FS) Drain(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, f.cancel)
 	defer stop()
+	var errs []error
+	f.dirtyMu.Lock()
+	var dirty []*inode
+	for i := range f.behind {
+		dirty = append(dirty, i)
+	}
+	f.dirtyMu.Unlock()
+	for _, i := range dirty {
+		if err := i.flush(f.ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.nameOf(i), err))
+		}
+	}
 	f.mu.Lock()
-	var files []*file
+	files, dirs := make([]*file, 0, len(f.files)), make([]uint64, 0, len(f.dirs))
 	for _, fl := range f.files {
 		files = append(files, fl)
 	}
+	for fh := range f.dirs {
+		dirs = append(dirs, fh)
+	}
 	f.mu.Unlock()
-	var errs []error
 	for _, fl := range files {
-		if err := fl.ino.flush(f.ctx); err != nil {
-			errs = append(errs, err)
-		}
 		f.release(fl)
+	}
+	for _, fh := range dirs {
+		f.Releasedir(0, fh)
 	}
 	f.work.Wait()
 	f.cancel()
+	f.forgetAll()
 	return errors.Join(errs...)
 }
 
-// tick is a moment later than all before.
+// tick is the time on the clock that orders what is done here and what is
+// asked of the server: an answer to a question asked before a change is older
+// than the change.
 func (f *FS) tick() uint64 { return f.clock.Add(1) }
-
-// part is the size of a transfer.
-func part(n int) int64 {
-	if n <= 0 || n > defaultPart {
-		return defaultPart
-	}
-	return int64(n)
-}
 
 func errno(err error) syscall.Errno { return volume.Errno(err) }
 
@@ -154,8 +196,8 @@ func errno(err error) syscall.Errno { return volume.Errno(err) }
 func (f *FS) inode(id uint64) (*inode, syscall.Errno) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n, ok := f.inodes[id]; ok {
-		return n, 0
+	if i, ok := f.inodes[id]; ok {
+		return i, 0
 	}
 	return nil, syscall.ESTALE
 }
@@ -167,51 +209,4 @@ func (f *FS) file(fh uint64) (*file, syscall.Errno) {
 		return fl, 0
 	}
 	return nil, syscall.EBADF
-}
-
-// budget bounds memory. take waits for room, try does not.
-type budget struct {
-	mu   sync.Mutex
-	cond sync.Cond
-	left int64
-}
-
-func (b *budget) init(n int64) { b.left, b.cond.L = n, &b.mu }
-
-func (b *budget) take(ctx context.Context, n int64) error {
-	if b.try(n) {
-		return nil
-	}
-	defer context.AfterFunc(ctx, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.cond.Broadcast()
-	})()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for b.left < n {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b.cond.Wait()
-	}
-	b.left -= n
-	return nil
-}
-
-func (b *budget) try(n int64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.left < n {
-		return false
-	}
-	b.left -= n
-	return true
-}
-
-func (b *budget) give(n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.left += n
-	b.cond.Broadcast()
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/mount/volume"
+	"github.com/lxbridge/lx/mount/volume/lock"
 )
 
 // locker is the server's lock manager, nil where locks hold on this mount only.
@@ -32,57 +33,104 @@ func (f *FS) Getlk(ctx context.Context, _, fh, owner uint64, lk fuse.Lk, _ bool)
 }
 
 // Setlk implements fuse.Locker. What was written under a lock is at the server
-// before the lock is given back.
+// before the lock is given back, and what another client wrote under it before
+// is seen once it is had. Locks of flock(2) hold on this mount only.
 func (f *FS) Setlk(ctx context.Context, _, fh, owner uint64, lk fuse.Lk, flock, wait bool) syscall.Errno {
 	fl, no := f.file(fh)
 	if no != 0 {
 		return no
 	}
-	if flock {
-		return errno(fl.ino.flock.Flock(ctx, owner, lk.Type, wait))
-	}
+	i := fl.ino
 	if lk.Type == syscall.F_UNLCK {
-		if err := fl.ino.flush(ctx); err != nil && ctx.Err() != nil {
+		if err := i.settle(ctx, 0, maxOffset); err != nil {
 			return errno(err)
 		}
 	}
-	fl.mu.Lock()
-	fl.owners[owner] = struct{}{}
-	fl.mu.Unlock()
-	if l := f.locker(); l != nil {
-		return errno(l.Setlk(ctx, fl.h.Handle, owner, lk, wait))
+	if flock {
+		return errno(i.flock.Flock(ctx, owner, lk.Type, wait))
 	}
-	return errno(fl.ino.posix.Set(ctx, owner, lk, wait))
+	i.mu.Lock()
+	if i.owners == nil {
+		i.owners = map[uint64]*file{}
+	}
+	i.owners[owner] = fl
+	i.mu.Unlock()
+	l := f.locker()
+	if l == nil {
+		return errno(i.posix.Set(ctx, owner, lk, wait))
+	}
+	if err := l.Setlk(ctx, fl.h.Handle, owner, lk, wait); err != nil {
+		return errno(err)
+	}
+	if lk.Type != syscall.F_UNLCK {
+		f.revalidate(ctx, i)
+	}
+	return 0
 }
 
-// unlock drops the POSIX locks of an owner that closed a descriptor.
-func (fl *file) unlock(owner uint64) {
-	fl.mu.Lock()
-	delete(fl.owners, owner)
-	fl.mu.Unlock()
-	fl.ino.posix.ReleaseOwner(owner)
-	fl.unlockServer(owner)
-}
-
-// unlockAll drops what was locked through this open file (F_OFD_SETLK).
-func (fl *file) unlockAll() {
-	fl.mu.Lock()
-	owners := fl.owners
-	fl.owners = nil
-	fl.mu.Unlock()
-	for o := range owners {
-		fl.ino.posix.ReleaseOwner(o)
-		fl.unlockServer(o)
+// revalidate drops what is cached of i where the server has something newer.
+// Where it cannot be asked, all goes.
+func (f *FS) revalidate(ctx context.Context, i *inode) {
+	i.mu.Lock()
+	seen := i.seen
+	i.mu.Unlock()
+	a, err := f.refresh(ctx, i)
+	i.mu.Lock()
+	same := err == nil && seen.same(a, f.feat.TimeGranularity, i.attrAt)
+	if !same {
+		i.seen = versionOf(a)
+	}
+	i.mu.Unlock()
+	if !same {
+		i.dropAhead(0, maxOffset)
+		f.invalidate(i, 0, 0)
 	}
 }
 
-func (fl *file) unlockServer(owner uint64) {
-	l := fl.fs.locker()
+// unlockOwner drops the POSIX locks of an owner that closed a descriptor.
+func (f *FS) unlockOwner(ctx context.Context, fl *file, owner uint64) error {
+	i := fl.ino
+	i.mu.Lock()
+	_, locks := i.owners[owner]
+	i.mu.Unlock()
+	if !locks {
+		return nil
+	}
+	if err := i.settle(ctx, 0, maxOffset); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	delete(i.owners, owner)
+	i.mu.Unlock()
+	f.unlock(i, fl.h, owner)
+	return nil
+}
+
+// unlockRest drops what was locked through an open file that is no more and
+// not unlocked since: nobody names the owner of an OFD lock at close(2).
+func (fl *file) unlockRest() {
+	i := fl.ino
+	var owners []uint64
+	i.mu.Lock()
+	for o, by := range i.owners {
+		if by == fl {
+			owners = append(owners, o)
+			delete(i.owners, o)
+		}
+	}
+	i.mu.Unlock()
+	for _, o := range owners {
+		fl.fs.unlock(i, fl.h, o)
+	}
+}
+
+func (f *FS) unlock(i *inode, h *handle, owner uint64) {
+	i.posix.ReleaseOwner(owner)
+	l := f.locker()
 	if l == nil {
 		return
 	}
-	all := fuse.Lk{End: 1<<63 - 1, Type: syscall.F_UNLCK}
-	if err := l.Setlk(fl.fs.ctx, fl.h.Handle, owner, all, false); err != nil {
-		fl.fs.opts.Note(err)
+	if err := l.Setlk(f.ctx, h.Handle, owner, fuse.Lk{End: lock.EOF, Type: syscall.F_UNLCK}, false); err != nil {
+		f.opts.Note(err)
 	}
 }

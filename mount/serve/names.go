@@ -2,9 +2,7 @@ package serve
 
 import (
 	"context"
-	"crypto/rand"
 	"io/fs"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +10,6 @@ import (
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/mount/volume"
 )
-
-const modeDir = fs.ModeDir
 
 // direntType is DT_* of readdir(3).
 func direntType(m fs.FileMode) uint32 {
@@ -34,56 +30,33 @@ func direntType(m fs.FileMode) uint32 {
 	return unix.DT_REG
 }
 
-// hiddenPrefix begins the names of files that were removed while open, where
-// the server would not keep them: NFS clients call theirs .nfs….
-const hiddenPrefix = ".lx-removed-"
-
-func isHidden(name string) bool { return strings.HasPrefix(name, hiddenPrefix) }
-
-// hide renames an open file out of the way before its name goes.
-func (f *FS) hide(ctx context.Context, p *inode, name string) error {
-	i := f.child(p, name)
-	if f.feat.UnlinkOpen || i == nil {
-		return nil
+// Lookup implements fuse.FileSystem.
+func (f *FS) Lookup(ctx context.Context, parent uint64, name string) (fuse.Entry, syscall.Errno) {
+	p, no := f.inode(parent)
+	if no != 0 {
+		return fuse.Entry{}, no
 	}
-	i.mu.Lock()
-	open := i.opens > 0
-	i.mu.Unlock()
-	if !open {
-		return nil
+	if f.isHidden(p, name) {
+		return fuse.Entry{}, syscall.ENOENT
 	}
-	hidden := hiddenPrefix + rand.Text()[:12]
-	if err := f.vol.Rename(ctx, p.node, name, p.node, hidden, 0); err != nil {
-		return err
+	asked := f.tick()
+	n, a, err := f.vol.Lookup(ctx, p.node, name)
+	if err != nil {
+		no := errno(err)
+		if no == syscall.ENOENT && f.opts.NegativeTimeout > 0 {
+			return fuse.Entry{EntryValid: f.opts.NegativeTimeout}, 0
+		}
+		return fuse.Entry{}, no
 	}
-	f.mu.Lock()
-	delete(p.children, name)
-	f.place(i, p, hidden)
-	i.hidden = true
-	f.mu.Unlock()
-	// Its last close may have come meanwhile.
-	i.mu.Lock()
-	open = i.opens > 0
-	i.mu.Unlock()
-	if !open {
-		f.removeHidden(i)
-	}
-	return nil
+	i, a := f.intern(p, name, n, a, asked)
+	return f.entry(i, a), 0
 }
 
-// removeHidden removes a hidden file for good, after its last close.
-func (f *FS) removeHidden(i *inode) {
+// renamed notes that we changed what name in p is.
+func (f *FS) renamed(p *inode, name string) {
 	f.mu.Lock()
-	p, name, hidden := i.parent, i.name, i.hidden
-	i.hidden = false
-	f.mu.Unlock()
-	if !hidden || p == nil {
-		return
-	}
-	if err := f.vol.Unlink(f.ctx, p.node, name); err != nil {
-		f.opts.Note(err)
-	}
-	f.unplace(p, name)
+	defer f.mu.Unlock()
+	f.touch(p, name)
 }
 
 // made answers a node that was just made.
@@ -91,7 +64,9 @@ func (f *FS) made(p *inode, name string, n volume.Node, a volume.Attr, err error
 	if err != nil {
 		return fuse.Entry{}, errno(err)
 	}
-	return f.entry(f.intern(p, name, n, a, f.tick())), 0
+	i, a := f.intern(p, name, n, a, f.tick())
+	f.renamed(p, name)
+	return f.entry(i, a), 0
 }
 
 // Mkdir implements fuse.Mkdirer.
@@ -132,10 +107,14 @@ func (f *FS) Mknod(ctx context.Context, parent uint64, name string, mode, umask,
 		return fuse.Entry{}, syscall.EPERM
 	}
 	n, a, h, err := f.vol.Create(ctx, p.node, name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, mode&^umask)
-	if err == nil {
-		err = h.Close(ctx)
+	if err != nil {
+		return fuse.Entry{}, errno(err)
 	}
-	return f.made(p, name, n, a, err)
+	if err := h.Close(ctx); err != nil {
+		f.vol.Forget(n)
+		return fuse.Entry{}, errno(err)
+	}
+	return f.made(p, name, n, a, nil)
 }
 
 // Link implements fuse.Linker.
@@ -152,7 +131,7 @@ func (f *FS) Link(ctx context.Context, node, newParent uint64, newName string) (
 	if !ok {
 		return fuse.Entry{}, syscall.EPERM
 	}
-	if err := i.flush(ctx); err != nil {
+	if err := i.settle(ctx, 0, maxOffset); err != nil {
 		return fuse.Entry{}, errno(err)
 	}
 	asked := f.tick()
@@ -163,6 +142,7 @@ func (f *FS) Link(ctx context.Context, node, newParent uint64, newName string) (
 	f.mu.Lock()
 	i.refs++
 	f.place(i, p, newName)
+	f.touch(p, newName)
 	f.mu.Unlock()
 	return f.entry(i, i.learn(a, asked)), 0
 }
@@ -188,16 +168,23 @@ func (f *FS) Unlink(ctx context.Context, parent uint64, name string) syscall.Err
 		return no
 	}
 	i := f.child(p, name)
-	if err := f.hide(ctx, p, name); err != nil {
+	var hid bool
+	err := f.takeName(ctx, p, name, func(hidden bool) error {
+		if hid = hidden; hidden {
+			return nil
+		}
+		return f.vol.Unlink(ctx, p.node, name)
+	})
+	if err != nil {
 		return errno(err)
 	}
-	if i != nil && f.child(p, name) != i {
-		return 0
+	i.doubt()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !hid {
+		f.unplace(p, name)
 	}
-	if err := f.vol.Unlink(ctx, p.node, name); err != nil {
-		return errno(err)
-	}
-	f.unplace(p, name)
+	f.touch(p, name)
 	return 0
 }
 
@@ -208,14 +195,22 @@ func (f *FS) Rmdir(ctx context.Context, parent uint64, name string) syscall.Errn
 	if no != 0 {
 		return no
 	}
-	if err := f.vol.Rmdir(ctx, p.node, name); err != nil {
+	err := f.vol.Rmdir(ctx, p.node, name)
+	if errno(err) == syscall.ENOTEMPTY && f.awaitHidden(ctx, f.child(p, name)) {
+		err = f.vol.Rmdir(ctx, p.node, name)
+	}
+	if err != nil {
 		return errno(err)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.unplace(p, name)
+	f.touch(p, name)
 	return 0
 }
 
-// Rename implements fuse.Renamer.
+// Rename implements fuse.Renamer. An open file that is renamed over is hidden
+// first where it must be.
 func (f *FS) Rename(ctx context.Context, parent uint64, name string, newParent uint64, newName string, flags uint32) syscall.Errno {
 	p, no := f.inode(parent)
 	if no != 0 {
@@ -227,23 +222,35 @@ func (f *FS) Rename(ctx context.Context, parent uint64, name string, newParent u
 	}
 	i, over := f.child(p, name), f.child(q, newName)
 	if i != nil {
-		if err := i.flush(ctx); err != nil {
-			f.opts.Note(err)
-		}
-	}
-	if flags&(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) == 0 && over != nil && over != i {
-		if err := f.hide(ctx, q, newName); err != nil {
+		if err := i.settle(ctx, 0, maxOffset); err != nil {
 			return errno(err)
 		}
 	}
-	if err := f.vol.Rename(ctx, p.node, name, q.node, newName, flags); err != nil {
+	rename := func(bool) error { return f.vol.Rename(ctx, p.node, name, q.node, newName, flags) }
+	var err error
+	if flags == 0 && over != nil && over != i && over.typ == syscall.S_IFREG && (i == nil || i.typ != syscall.S_IFDIR) {
+		err = f.takeName(ctx, q, newName, rename)
+	} else {
+		err = rename(false)
+	}
+	if err != nil {
 		return errno(err)
 	}
+	i.doubt()
+	over.doubt()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.touch(p, name)
+	f.touch(q, newName)
+	if i == over && i != nil {
+		return 0 // two names of one file: rename(2) does nothing
+	}
 	delete(p.children, name)
-	if i != nil {
+	switch {
+	case i != nil:
 		f.place(i, q, newName)
+	default:
+		f.unplace(q, newName)
 	}
 	if flags&unix.RENAME_EXCHANGE != 0 && over != nil {
 		f.place(over, p, name)

@@ -108,14 +108,13 @@ func (f *FS) Fallocate(ctx context.Context, _, fh, off, length uint64, mode uint
 	if !ok {
 		return syscall.EOPNOTSUPP
 	}
-	if err := fl.ino.flush(ctx); err != nil {
-		return errno(err)
+	if off > maxOffset || length > maxOffset-off {
+		return syscall.EFBIG
 	}
-	defer fl.ino.touch(f)
-	if err := v.Allocate(ctx, fl.h.Handle, int64(off), int64(length), mode); err != nil {
-		return errno(err)
-	}
-	return 0
+	// Some modes move all that follows.
+	return errno(fl.ino.exclude(ctx, int64(off), maxOffset, func() error {
+		return v.Allocate(ctx, fl.h.Handle, int64(off), int64(length), mode)
+	}))
 }
 
 // Lseek implements fuse.Lseeker.
@@ -128,7 +127,7 @@ func (f *FS) Lseek(ctx context.Context, _, fh, off uint64, whence uint32) (uint6
 	if !ok {
 		return 0, syscall.ENOSYS
 	}
-	if err := fl.ino.flush(ctx); err != nil {
+	if err := fl.ino.settle(ctx, 0, maxOffset); err != nil {
 		return 0, errno(err)
 	}
 	n, err := v.Seek(ctx, fl.h.Handle, int64(off), int(whence))
@@ -149,13 +148,18 @@ func (f *FS) CopyFileRange(ctx context.Context, _, fhIn, offIn, _, fhOut, offOut
 	if no != 0 {
 		return 0, no
 	}
-	for _, i := range []*inode{src.ino, dst.ino} {
-		if err := i.flush(ctx); err != nil {
-			return 0, errno(err)
-		}
+	if offIn > maxOffset || offOut > maxOffset {
+		return 0, syscall.EFBIG
 	}
-	defer dst.ino.touch(f)
-	n, err := v.CopyRange(ctx, src.h.Handle, int64(offIn), dst.h.Handle, int64(offOut), int64(min(length, 1<<62)))
+	length = min(length, maxOffset-offIn, maxOffset-offOut)
+	if err := src.ino.settle(ctx, int64(offIn), int64(offIn+length)); err != nil {
+		return 0, errno(err)
+	}
+	var n int64
+	err := dst.ino.exclude(ctx, int64(offOut), int64(offOut+length), func() (err error) {
+		n, err = v.CopyRange(ctx, src.h.Handle, int64(offIn), dst.h.Handle, int64(offOut), int64(length))
+		return err
+	})
 	return uint64(n), errno(err)
 }
 

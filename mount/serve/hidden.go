@@ -1,0 +1,153 @@
+package serve
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/lxbridge/lx/mount/volume"
+)
+
+// hiddenPrefix begins the names of files that were removed while open, where
+// the server would not keep them: NFS clients call theirs .nfs…. This mount
+// does not list them; where lx dies before their last close they stay, are
+// seen, and can be removed.
+const hiddenPrefix = ".lx-removed-"
+
+// buriedWait is how long rmdir(2) waits for hidden files to go that are
+// perhaps about to: the kernel tells of a file's last close only afterwards.
+const buriedWait = 250 * time.Millisecond
+
+// grave is where a file was hidden.
+type grave struct {
+	ino          *inode
+	dir          *inode
+	name, hidden string
+}
+
+// takeName has do take name in p away, by removing it or renaming over it. An
+// open file is renamed out of the way first, and removed at its last close.
+func (f *FS) takeName(ctx context.Context, p *inode, name string, do func(hidden bool) error) error {
+	for {
+		g, err := f.hide(ctx, p, name)
+		if err != nil {
+			return err
+		}
+		if err = do(g != nil); err == nil {
+			return nil
+		}
+		if g != nil {
+			return errors.Join(err, f.unhide(g))
+		}
+		if i := f.child(p, name); f.feat.UnlinkOpen || i == nil || !i.open() {
+			return err
+		} // else it was opened meanwhile
+	}
+}
+
+// hide renames an open file out of the way; it answers nil where that need not be.
+func (f *FS) hide(ctx context.Context, p *inode, name string) (*grave, error) {
+	i := f.child(p, name)
+	if f.feat.UnlinkOpen || i == nil || !i.open() {
+		return nil, nil
+	}
+	g := &grave{i, p, name, hiddenPrefix + rand.Text()[:12]}
+	if err := f.vol.Rename(ctx, p.node, name, p.node, g.hidden, 0); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	delete(p.children, name)
+	f.place(i, p, g.hidden)
+	i.buried = make(chan struct{})
+	f.mu.Unlock()
+	f.exhume(i) // its last close may have come meanwhile
+	return g, nil
+}
+
+// unhide undoes hide: what was to take the name has failed.
+func (f *FS) unhide(g *grave) error {
+	f.mu.Lock()
+	hidden := g.ino.buried != nil
+	f.mu.Unlock()
+	if !hidden {
+		return nil // it was closed, and is gone
+	}
+	if err := f.vol.Rename(f.ctx, g.dir.node, g.hidden, g.dir.node, g.name, 0); err != nil {
+		return fmt.Errorf("cannot rename %s back to %s: %w", g.hidden, g.name, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(g.dir.children, g.hidden)
+	f.place(g.ino, g.dir, g.name)
+	close(g.ino.buried)
+	g.ino.buried = nil
+	return nil
+}
+
+// open says that i is open, or being opened. The caller may hold FS.mu.
+func (i *inode) open() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.opens > 0
+}
+
+// exhume removes a hidden file that nobody has open any more.
+func (f *FS) exhume(i *inode) {
+	f.mu.Lock()
+	p, name, gone := i.parent, i.name, i.buried
+	if gone == nil || i.open() {
+		f.mu.Unlock()
+		return
+	}
+	i.buried, i.replaced = nil, true // who opens it from now on looks it up again
+	f.mu.Unlock()
+	if p != nil {
+		err := f.vol.Unlink(f.ctx, p.node, name)
+		if err != nil && !errors.Is(err, syscall.ENOENT) {
+			f.opts.Note(&volume.Error{Op: "remove", Name: name, Errno: errno(err), Err: err})
+		}
+		f.mu.Lock()
+		f.unplace(p, name)
+		f.mu.Unlock()
+	}
+	close(gone)
+}
+
+// isHidden says that name in p is a file that we have hidden.
+func (f *FS) isHidden(p *inode, name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := p.children[name]
+	return i != nil && i.buried != nil && i.name == name
+}
+
+// awaitHidden waits for the hidden files of a directory to go. It says whether
+// there were some and all went.
+func (f *FS) awaitHidden(ctx context.Context, dir *inode) bool {
+	if dir == nil {
+		return false
+	}
+	f.mu.Lock()
+	var buried []chan struct{}
+	for _, i := range dir.children {
+		if i.buried != nil {
+			buried = append(buried, i.buried)
+		}
+	}
+	f.mu.Unlock()
+	late := time.NewTimer(buriedWait)
+	defer late.Stop()
+	for _, gone := range buried {
+		select {
+		case <-gone:
+		case <-late.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return len(buried) > 0
+}
