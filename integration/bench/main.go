@@ -81,6 +81,10 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	// The server's own user and the measuring one both come here.
+	if err := os.Chmod(b.dir, 0o711); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
