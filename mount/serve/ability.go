@@ -5,6 +5,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/mount/volume"
 )
@@ -112,8 +114,25 @@ func (f *FS) Fallocate(ctx context.Context, _, fh, off, length uint64, mode uint
 		return syscall.EFBIG
 	}
 	// Some modes move all that follows.
-	return errno(fl.ino.exclude(ctx, int64(off), maxOffset, func() error {
-		return v.Allocate(ctx, fl.h.Handle, int64(off), int64(length), mode)
+	i := fl.ino
+	return errno(i.exclude(ctx, int64(off), maxOffset, func() error {
+		err := v.Allocate(ctx, fl.h.Handle, int64(off), int64(length), mode)
+		if err != nil {
+			return err
+		}
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		size := int64(i.attr.Size)
+		switch {
+		case mode&unix.FALLOC_FL_COLLAPSE_RANGE != 0:
+			i.attr.Size = uint64(max(0, size-int64(length)))
+		case mode&unix.FALLOC_FL_INSERT_RANGE != 0:
+			i.attr.Size += length
+		case mode&unix.FALLOC_FL_KEEP_SIZE == 0:
+			i.attr.Size = uint64(max(size, int64(off+length)))
+		}
+		i.wrote(0)
+		return nil
 	}))
 }
 
@@ -158,6 +177,11 @@ func (f *FS) CopyFileRange(ctx context.Context, _, fhIn, offIn, _, fhOut, offOut
 	var n int64
 	err := dst.ino.exclude(ctx, int64(offOut), int64(offOut+length), func() (err error) {
 		n, err = v.CopyRange(ctx, src.h.Handle, int64(offIn), dst.h.Handle, int64(offOut), int64(length))
+		if n > 0 {
+			dst.ino.mu.Lock()
+			defer dst.ino.mu.Unlock()
+			dst.ino.wrote(int64(offOut) + n)
+		}
 		return err
 	})
 	return uint64(n), errno(err)

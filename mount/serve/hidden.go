@@ -55,7 +55,13 @@ func (f *FS) hide(ctx context.Context, p *inode, name string) (*grave, error) {
 		return nil, nil
 	}
 	g := &grave{i, p, name, hiddenPrefix + rand.Text()[:12]}
+	f.mu.Lock()
+	p.graves[g.hidden] = true
+	f.mu.Unlock()
 	if err := f.vol.Rename(ctx, p.node, name, p.node, g.hidden, 0); err != nil {
+		f.mu.Lock()
+		delete(p.graves, g.hidden)
+		f.mu.Unlock()
 		return nil, err
 	}
 	f.mu.Lock()
@@ -81,7 +87,9 @@ func (f *FS) unhide(g *grave) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(g.dir.children, g.hidden)
+	f.level(g.dir, g.hidden)
 	f.place(g.ino, g.dir, g.name)
+	f.touch(g.dir, g.name)
 	close(g.ino.buried)
 	g.ino.buried = nil
 	return nil
@@ -111,17 +119,23 @@ func (f *FS) exhume(i *inode) {
 		}
 		f.mu.Lock()
 		f.unplace(p, name)
+		f.level(p, name)
 		f.mu.Unlock()
 	}
 	close(gone)
+}
+
+// level notes that a hidden name is gone. The caller holds mu.
+func (f *FS) level(p *inode, name string) {
+	delete(p.graves, name)
+	f.touch(p, name)
 }
 
 // isHidden says that name in p is a file that we have hidden.
 func (f *FS) isHidden(p *inode, name string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	i := p.children[name]
-	return i != nil && i.buried != nil && i.name == name
+	return p.graves[name]
 }
 
 // awaitHidden waits for the hidden files of a directory to go. It says whether

@@ -27,6 +27,7 @@ type inode struct {
 	name     string
 	buried   chan struct{}     // not nil while its name is a hidden one; closed when that is gone
 	children map[string]*inode // of a directory: names that the kernel was told
+	graves   map[string]bool   // of a directory: names of hidden files
 	listings int               // of a directory: how many times it is open
 	touched  map[string]uint64 // of an open one: the tick at which we changed a name
 
@@ -52,7 +53,7 @@ func (f *FS) newInode(id uint64, n volume.Node, a volume.Attr) *inode {
 	i := &inode{fs: f, id: id, node: n, typ: a.Mode & syscall.S_IFMT, fileID: a.FileID}
 	i.posix.Waiters = &f.waiters
 	if i.typ == syscall.S_IFDIR {
-		i.children = map[string]*inode{}
+		i.children, i.graves = map[string]*inode{}, map[string]bool{}
 	}
 	return i
 }
