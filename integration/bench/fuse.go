@@ -69,6 +69,8 @@ func (b *bench) memory(kind, work string, args ...string) (float64, error) {
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}},
+		// The namespace's root, which is the measuring user.
+		Credential: &syscall.Credential{NoSetGroups: true},
 	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -189,7 +191,7 @@ func writeFile(name, mib string) error {
 			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
+	if err := flushed(f); err != nil {
 		return err
 	}
 	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
