@@ -114,6 +114,14 @@ func (f *FS) exhume(i *inode) {
 	f.mu.Unlock()
 	if p != nil {
 		err := f.vol.Unlink(f.ctx, p.node, name)
+		for n := 0; errors.Is(err, syscall.EBUSY) && n < 100 && f.ctx.Err() == nil; n++ {
+			// Somebody still reads its attributes through the handle: not for long.
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-f.ctx.Done():
+			}
+			err = f.vol.Unlink(f.ctx, p.node, name)
+		}
 		if err != nil && !errors.Is(err, syscall.ENOENT) {
 			f.opts.Note(&volume.Error{Op: "remove", Name: name, Errno: errno(err), Err: err})
 		}
