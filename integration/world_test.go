@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/feature"
 )
 
 // bound is how long a command may take that says nothing else.
@@ -42,6 +44,7 @@ func newWorld(t testing.TB) *world {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TERM=xterm", "SHELL=/bin/bash",
 		"USER=" + runAs.name, "LOGNAME=" + runAs.name,
 		"HOME=" + w.path("home"), "XDG_RUNTIME_DIR=" + w.path("run"), "XDG_STATE_HOME=" + w.path("state"),
+		feature.Env + "=" + os.Getenv(feature.Env),
 	}
 	for _, d := range []string{"home", "run", "state"} {
 		if err := os.Mkdir(w.path(d), 0o700); err != nil {

@@ -172,6 +172,18 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// mount.cifs goes to the target and mounts on ".": people are told where that is.
+func TestTargetOfHelper(t *testing.T) {
+	w := newWorld(t)
+	w.fake(t)
+	w.stay(t, "mkdir -p /mnt/a/b && ln -s a /mnt/l && mount.cifs //127.0.0.1/photos /mnt/l/b -o "+opts)
+	for _, m := range w.mounts {
+		if m.Target != "/mnt/a/b" {
+			t.Errorf("the target is told as %q", m.Target)
+		}
+	}
+}
+
 // A next broker answers what is mounted with EIO, and lets go at the unmount.
 func TestAdopt(t *testing.T) {
 	w := newWorld(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -55,25 +56,29 @@ func (b *Broker) mount(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if err := errors.Join(serr, terr); err != nil {
 		return fail(err)
 	}
-	if err := onDirectory(ctx, t.Thread, target); err != nil {
-		return fail(err)
+	place, perr := directory(ctx, t.Thread, target)
+	if perr != nil {
+		return fail(perr)
 	}
 	if err == nil && k != served {
 		err = errUnsupported(fsType)
 	}
 	if err == nil {
-		err = b.mountCIFS(ctx, t, fsType, source, target, flags, params)
+		err = b.mountCIFS(ctx, t, fsType, source, names{target, place}, flags, params)
 	}
 	if err != nil {
 		err = fmt.Errorf("cannot mount %s: %w", source, err)
-		b.log(ctx, "mount(2)", "tid", t.TID, "target", target, "err", err)
+		b.log(ctx, "mount(2)", "tid", t.TID, "target", place, "err", err)
 		b.tell(ctx, t.Thread, err)
 		return fail(err)
 	}
 	return seccomp.Reply{}
 }
 
-func (b *Broker) mountCIFS(ctx context.Context, t *seccomp.Trap, fsType, source, target string, flags uint32, params []option.Param) error {
+// names are a target as the caller said it, and for people: mount.cifs says ".".
+type names struct{ said, real string }
+
+func (b *Broker) mountCIFS(ctx context.Context, t *seccomp.Trap, fsType, source string, target names, flags uint32, params []option.Param) error {
 	o, err := option.ParseCIFS(fsType, source, params)
 	if err != nil {
 		return err
@@ -82,15 +87,15 @@ func (b *Broker) mountCIFS(ctx context.Context, t *seccomp.Trap, fsType, source,
 		return o.Set(option.Param{Name: "mand"})
 	}
 	addFlags(&o.Mount, flags)
-	f, err := b.establish(ctx, t.Thread, request{options: o, given: params, target: target})
+	f, err := b.establish(ctx, t.Thread, request{options: o, given: params, target: target.real})
 	if err != nil {
 		return err
 	}
 	defer f.close()
-	if err := t.Attach(ctx, f.sb.mount, target, t.Commit); err != nil {
+	if err := t.Attach(ctx, f.sb.mount, target.said, t.Commit); err != nil {
 		return err
 	}
-	b.cfg.Log.Info("mounted", "source", source, "target", target)
+	b.cfg.Log.Info("mounted", "source", source, "target", target.real)
 	return nil
 }
 
@@ -152,13 +157,26 @@ func readData(t *seccomp.Trap) (string, error) {
 	return string(text), nil
 }
 
-// onDirectory says what would keep a mount from target, before a server is asked.
-func onDirectory(ctx context.Context, t guest.Thread, target string) error {
-	return t.DoAs(ctx, func() error {
+// directory says what would keep a mount from target, before a server is asked,
+// and else the directory's path as the caller sees it.
+func directory(ctx context.Context, t guest.Thread, target string) (path string, err error) {
+	path = target
+	err = t.DoAs(ctx, func() error {
 		fd, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		return unix.Close(fd)
+		defer unix.Close(fd)
+		if unix.Fchdir(fd) != nil { // one that may be mounted on and not entered
+			return nil
+		}
+		if wd, err := unix.Getwd(); err == nil && filepath.IsAbs(wd) {
+			path = wd
+		}
+		return nil
 	})
+	if err != nil {
+		return "", err
+	}
+	return path, nil
 }

@@ -27,6 +27,28 @@ func Run(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitStatus, 
 	return runTerminal(ctx, d, name, s)
 }
 
+// startGrace is how long a session that a signal meets at its start may take
+// to begin, so that the signal can be passed on to it.
+const startGrace = 2 * time.Second
+
+// lingering is a context for Start that ends startGrace later than ctx: what
+// ends ctx is a signal, which belongs to the session if that begins, and the
+// command may run before its client has heard of it.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-longer.Done():
+		case <-time.After(startGrace):
+			cancel()
+		}
+	})
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
 func runPlain(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitStatus, error) {
 	// From here on no signal is lost: one that comes early is passed on later.
 	sigs := make(chan os.Signal, 16)
@@ -37,7 +59,9 @@ func runPlain(ctx context.Context, d Dirs, name string, s Spec) (syscall.WaitSta
 		}
 	}
 	defer signal.Stop(sigs)
-	se, err := Start(ctx, d, name, s, [3]int{0, 1, 2})
+	starting, started := lingering(ctx)
+	se, err := Start(starting, d, name, s, [3]int{0, 1, 2})
+	started()
 	if err != nil {
 		return 0, err
 	}
@@ -79,13 +103,18 @@ func runTerminal(ctx context.Context, d Dirs, name string, s Spec) (ws syscall.W
 		}
 	}
 	s.Terminal = true
+	ending := make(chan os.Signal, 1)
+	signal.Notify(ending, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(ending)
 	// From here on Ctrl-C is the session's: typed before it runs, it waits for it.
 	old, err := term.MakeRaw(0)
 	if err != nil {
 		return 0, fmt.Errorf("cannot prepare the terminal: %w", err)
 	}
 	defer func() { err = errors.Join(err, term.Restore(0, old)) }()
-	se, err := Start(ctx, d, name, s, stdio)
+	starting, started := lingering(ctx)
+	se, err := Start(starting, d, name, s, stdio)
+	started()
 	slave.Close()
 	if err != nil {
 		return 0, err
@@ -93,8 +122,6 @@ func runTerminal(ctx context.Context, d Dirs, name string, s Spec) (ws syscall.W
 	defer se.Close()
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
-	ending := make(chan os.Signal, 1)
-	signal.Notify(ending, syscall.SIGTERM, syscall.SIGHUP)
 	over := make(chan struct{})
 	var signals, output sync.WaitGroup
 	signals.Go(func() {
@@ -123,7 +150,6 @@ func runTerminal(ctx context.Context, d Dirs, name string, s Spec) (ws syscall.W
 	err = errors.Join(err, master.SetReadDeadline(time.Now()))
 	close(over)
 	signal.Stop(resized)
-	signal.Stop(ending)
 	signals.Wait()
 	output.Wait()
 	return ws, err

@@ -93,11 +93,11 @@ func Expose(ctx context.Context, d Dirs, name, target string, fuseFD int) error 
 		return fmt.Errorf("cannot expose %.40q…: name too long", target)
 	}
 	if err := sendFDs(c, []byte(target), fuseFD); err != nil {
-		return err
+		return fmt.Errorf("cannot expose %s: %w", target, gone(err))
 	}
 	var a exposeAnswer
 	if err := json.NewDecoder(c).Decode(&a); err != nil {
-		return fmt.Errorf("cannot expose %s: %w", target, err)
+		return fmt.Errorf("cannot expose %s: %w", target, gone(err))
 	}
 	if a.Error != "" {
 		return errors.New(a.Error)

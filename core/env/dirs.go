@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -22,7 +23,8 @@ type Dirs struct {
 const RuntimeVar = "LX_RUNTIME_DIR"
 
 // UserDirs finds and makes the user's directories (XDG Base Directory). The
-// runtime directory is refused unless it belongs to the user alone.
+// runtime directory is refused unless it belongs to the user alone. A user
+// without a home has the state beside the sockets.
 func UserDirs() (Dirs, error) {
 	uid := os.Getuid()
 	runtime, xdg := os.Getenv(RuntimeVar), os.Getenv("XDG_RUNTIME_DIR")
@@ -39,19 +41,34 @@ func UserDirs() (Dirs, error) {
 	if err := checkPrivate(runtime, uid); err != nil {
 		return Dirs{}, err
 	}
+	return dirsOf(uid, runtime)
+}
+
+// dirsOf adds the state directory, and makes it.
+func dirsOf(uid int, runtime string) (Dirs, error) {
 	state := os.Getenv("XDG_STATE_HOME")
-	if state == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return Dirs{}, fmt.Errorf("cannot find the state directory: %w", err)
-		}
+	if home := homeDir(uid); state == "" && home != "" {
 		state = filepath.Join(home, ".local", "state")
+	} else if state == "" {
+		state = filepath.Join(runtime, "state")
 	}
 	state = filepath.Join(state, "lx")
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return Dirs{}, fmt.Errorf("cannot make the state directory: %w", err)
 	}
 	return Dirs{Runtime: runtime, State: state}, nil
+}
+
+// homeDir is HOME, else what passwd(5) says, else empty.
+func homeDir(uid int) string {
+	if home := os.Getenv("HOME"); home != "" {
+		return home
+	}
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return ""
+	}
+	return u.HomeDir
 }
 
 func checkPrivate(dir string, uid int) error {

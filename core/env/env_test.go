@@ -2,11 +2,18 @@ package env
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,6 +54,82 @@ func TestUserDirs(t *testing.T) {
 	}
 	if _, err := UserDirs(); err == nil || !strings.Contains(err.Error(), "open to others") {
 		t.Errorf("an own directory open to others passed: %v", err)
+	}
+}
+
+// A daemon's environment may be empty, and its user unknown.
+func TestUserDirsWithoutHome(t *testing.T) {
+	for _, v := range []string{"XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"} {
+		t.Setenv(v, "")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(RuntimeVar, dir)
+	if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err != nil || homeDir(os.Getuid()) != u.HomeDir {
+		t.Errorf("home is %q, want that of %v, %v", homeDir(os.Getuid()), u, err)
+	}
+	if home := homeDir(1<<31 - 2); home != "" {
+		t.Errorf("an unknown user's home is %q", home)
+	}
+	d, err := dirsOf(1<<31-2, dir)
+	if err != nil || d.State != filepath.Join(dir, "state", "lx") {
+		t.Errorf("an unknown user's state: %v, %v", d, err)
+	}
+}
+
+// TestSignalAtStart: a signal that ends the client's own context belongs to
+// the session, even one that comes before the session is known to run.
+func TestSignalAtStart(t *testing.T) {
+	d := Dirs{Runtime: t.TempDir()}
+	l, err := net.Listen("unix", d.Socket("e"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	got := make(chan error, 1)
+	go func() { // the keeper, then init
+		got <- func() error {
+			conn, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			c := conn.(*net.UnixConn)
+			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+				return err
+			}
+			_, files, err := readSpec(c)
+			if err != nil {
+				return err
+			}
+			defer closeAll(files)
+			if err := unix.Kill(os.Getpid(), unix.SIGTERM); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			if err := answer(c, event{PID: 7}); err != nil {
+				return err
+			}
+			var cmd command
+			if err := json.NewDecoder(c).Decode(&cmd); err != nil {
+				return err
+			}
+			if cmd.Signal != unix.SIGTERM {
+				return fmt.Errorf("the session got %v", cmd.Signal)
+			}
+			return answer(c, event{Exited: true, Status: 40 << 8})
+		}()
+	}()
+	ws, err := runPlain(ctx, d, "e", Spec{Argv: []string{"true"}})
+	if err != nil || ws.ExitStatus() != 40 {
+		t.Errorf("the session ended with %v, %v", ws, err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
 	}
 }
 

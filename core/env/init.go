@@ -222,17 +222,18 @@ func (in *initProcess) session(c *net.UnixConn) {
 	defer c.Close()
 	s, files, err := readSpec(c)
 	if err != nil {
-		in.opened()
 		_ = answer(c, event{Error: err.Error(), Code: ExitFailed})
+		in.opened() // not before: the environment may end then
 		return
 	}
 	pid, done, err := in.start(s, files)
 	closeAll(files)
-	in.opened()
 	if err != nil {
 		_ = answer(c, event{Error: err.Error(), Code: execCode(err)})
+		in.opened()
 		return
 	}
+	in.opened()
 	if answer(c, event{PID: pid}) != nil {
 		kill(-pid, unix.SIGHUP)
 		<-done

@@ -150,9 +150,14 @@ func Start(ctx context.Context, d Dirs, name string, s Spec, stdio [3]int) (*Ses
 	return se, nil
 }
 
+// Gone says that err is the end of who was spoken to.
+func Gone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
 // gone tells an environment that ended while it was spoken to from other failures.
 func gone(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+	if Gone(err) {
 		return fmt.Errorf("the environment has ended: %w", ErrNotRunning)
 	}
 	return err

@@ -112,7 +112,7 @@ type Config struct {
 	// lives, and given up after the same time again. Default 60 s.
 	EchoInterval time.Duration
 	// DialTimeout bounds connecting and logging in. Default 20 s, as the
-	// kernel's limit for negotiation.
+	// kernel's limit for negotiation, or twice EchoInterval if that is less.
 	DialTimeout time.Duration
 	// Hard: calls wait for a dead server until their context ends. Soft, the
 	// default, they fail with EHOSTDOWN once a reconnect has failed.
@@ -172,7 +172,7 @@ func (c Config) normal() (*Config, error) {
 	set(&c.FileMode, 0o755)
 	set(&c.DirMode, 0o755)
 	set(&c.EchoInterval, 60*time.Second)
-	set(&c.DialTimeout, 20*time.Second)
+	set(&c.DialTimeout, min(20*time.Second, 2*c.EchoInterval))
 	if c.Log == nil {
 		c.Log = func(error) {}
 	}

@@ -33,18 +33,34 @@ func (c *Client) Mounts(ctx context.Context) ([]mount.Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	var infos []mount.Info
+	for try := 0; ; try++ {
+		err := c.get(req, &infos)
+		switch {
+		case err == nil:
+			return infos, nil
+		// The broker died, and its successor answers; or the environment is
+		// ending, and has no socket any more.
+		case env.Gone(err) && try < tries:
+		default:
+			return nil, fmt.Errorf("cannot list mounts: %w", err)
+		}
+	}
+}
+
+// tries bounds how often a request is sent again whose broker went away.
+const tries = 3
+
+// get decodes the answer into v.
+func (c *Client) get(req *http.Request, v any) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return nil, fmt.Errorf("cannot list mounts: %s: %s", resp.Status, b)
+		return fmt.Errorf("%s: %s", resp.Status, b)
 	}
-	var infos []mount.Info
-	if err := json.NewDecoder(resp.Body).Decode(&infos); err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
-	}
-	return infos, nil
+	return json.NewDecoder(resp.Body).Decode(v)
 }
