@@ -79,7 +79,7 @@ func TestSignalsPassOn(t *testing.T) {
 	p := w.start("bash", "-c", "echo pid-$$; sleep 1000")
 	p.says("pid-")
 	pid := strings.TrimSpace(strings.TrimPrefix(p.out.String(), "pid-"))
-	hold := w.startOpen("cat")
+	hold := w.hold()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

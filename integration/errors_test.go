@@ -16,7 +16,7 @@ func TestMountErrors(t *testing.T) {
 	w := newWorld(t)
 	s := w.share(smbtest.Options{})
 	s.put("hello", "hello\n")
-	hold := w.startOpen("cat")
+	hold := w.hold()
 	dir, file := w.mkdir("mnt"), w.write("home/file", "")
 	refused := refusedPort(t)
 	wrong := w.write("wrong", "username=lx\npassword=not this\n")
@@ -158,7 +158,7 @@ func TestUnprivileged(t *testing.T) {
 func TestLaterTypes(t *testing.T) {
 	w := newWorld(t)
 	dir := w.mkdir("mnt")
-	hold := w.startOpen("cat")
+	hold := w.hold()
 	for _, c := range []string{"-t nfs 127.0.0.1:/x", "-t nfs4 127.0.0.1:/x", "-t sshfs me@127.0.0.1:/x", "-t fuse.sshfs me@127.0.0.1:/x"} {
 		for _, mount := range []string{"mount -i", newMount(t) + " -i"} {
 			if strings.Contains(c, "fuse.sshfs") && mount != "mount -i" {

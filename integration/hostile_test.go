@@ -132,8 +132,7 @@ func TestHostileServer(t *testing.T) {
 	w := newWorld(t)
 	s := w.share(smbtest.Options{})
 	s.put("dir/file", strings.Repeat("content\n", 20_000))
-	hold := w.startOpen("cat")
-	w.must("true")
+	hold := w.hold()
 	broker := w.broker()
 	for name, spoil := range spoilings {
 		t.Run(name, func(t *testing.T) {

@@ -155,7 +155,7 @@ func TestProgramCannotBeChanged(t *testing.T) {
 // it wants to the keeper; the host does not suffer, and lx goes on.
 func TestKeeperTakesNothingFromInit(t *testing.T) {
 	w := newWorld(t)
-	hold := w.startOpen("cat")
+	hold := w.hold()
 	r := w.sh(helper("impersonate"))
 	if r.code != 0 && !strings.Contains(r.err, "environment ended") {
 		t.Error(r)
@@ -177,7 +177,7 @@ func TestCredentialsOfOthers(t *testing.T) {
 		t.Helper()
 		return w.within(20*time.Second, "sh", "-c", fmt.Sprintf("mount -i -t cifs %s %s -o port=%d,credentials=%s", s.source("data", ""), dir, s.Port, file))
 	}
-	hold := w.startOpen("cat")
+	hold := w.hold()
 	for name, file := range map[string]string{"a directory": w.dir, "a device": "/dev/zero", "missing": "/no/such/file", "too large": lxPath} {
 		if r := try(file); r.code != 32 || r.took > 3*time.Second || !strings.Contains(r.err, "credentials") {
 			t.Errorf("%s: %v", name, r)
@@ -248,7 +248,7 @@ func TestNothingIsInjected(t *testing.T) {
 		}
 		return w.sh(helper("fsconfig") + " " + dir + " " + strings.Join(all, " ") + " && findmnt -nr -o OPTIONS --mountpoint " + dir + " && touch " + dir + "/x && umount " + dir)
 	}
-	hold := w.startOpen("cat")
+	hold := w.hold()
 	r := mount("username="+s.User, "password="+s.Password)
 	if r.code != 0 || !strings.HasPrefix(r.out, "rw,") {
 		t.Errorf("a password with commas: %v", r)

@@ -204,6 +204,15 @@ func (w *world) startOpen(args ...string) *running {
 	return p
 }
 
+// hold is a session that keeps the environment, which runs when it returns; it
+// echoes what it reads and ends with its input.
+func (w *world) hold() *running {
+	w.t.Helper()
+	p := w.startOpen("sh", "-c", "echo up; exec cat")
+	p.says("up")
+	return p
+}
+
 func (w *world) startCommand(cmd *exec.Cmd) *running {
 	w.t.Helper()
 	p := &running{t: w.t, args: cmd.Args[1:], cmd: cmd, began: time.Now(), ended: make(chan struct{})}
