@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"github.com/lxbridge/lx/core/seccomp"
-	"github.com/lxbridge/lx/mount/option"
 	"github.com/lxbridge/lx/mount/volume"
 )
 
@@ -36,8 +35,7 @@ type Config struct {
 // namespace that owns them (U1), outside the guests' own.
 type Broker struct {
 	cfg     Config
-	connect connector // of tests: another than connectCIFS
-	present presenter
+	drivers map[string]*driver // by type; tests have others
 
 	ctx    context.Context // of what serves; ends with Drain
 	cancel context.CancelFunc
@@ -53,17 +51,10 @@ type Broker struct {
 	open atomic.Int32 // len(contexts), read without mu
 }
 
-// connector makes the volume that o describes, for the thread of n.
-type connector func(ctx context.Context, n *network, o *option.CIFS, log func(error)) (volume.Volume, error)
-
-// presenter makes a volume ready for the kernel. show, unless nil, changes
-// attributes on their way; note is told of failures that no caller sees.
-type presenter func(v volume.Volume, o *option.CIFS, show func(*volume.Attr), note func(error)) fileSystem
-
 // New makes a Broker without mounts.
 func New(cfg Config) *Broker {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Broker{cfg: cfg, connect: connectCIFS, present: presentCIFS, ending: make(chan struct{}), ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
+	return &Broker{cfg: cfg, drivers: drivers, ending: make(chan struct{}), ctx: ctx, cancel: cancel, mounts: map[string]*mounted{}}
 }
 
 // Handlers are for seccomp.NewListener.
@@ -75,27 +66,6 @@ func (b *Broker) Handlers() seccomp.Handlers {
 		"fsconfig": {Inline: b.fsconfigNone, Serve: b.fsconfig},
 		"fspick":   {Inline: b.fspickNone, Serve: b.fspick},
 	}
-}
-
-// kind is what is done with a type of file system.
-type kind int
-
-const (
-	native      kind = iota // the kernel's business
-	served                  // cifs
-	unsupported             // recognised, and refused until lx serves it
-	perhaps                 // as unsupported, unless the data names a FUSE descriptor
-)
-
-// kinds are the types that are not native.
-var kinds = map[string]kind{
-	"cifs": served, "smb3": served,
-	"nfs": unsupported, "nfs4": unsupported, "sshfs": unsupported, "fuse.sshfs": perhaps,
-}
-
-// errUnsupported is the refusal of a type that lx does not serve yet.
-func errUnsupported(fsType string) error {
-	return &option.Error{Reason: "file systems of type " + fsType + " are not supported yet", Errno: syscall.EOPNOTSUPP}
 }
 
 var goOn = seccomp.Reply{Continue: true}

@@ -9,11 +9,21 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/serve"
 	"github.com/lxbridge/lx/mount/smb"
 	"github.com/lxbridge/lx/mount/volume"
 )
+
+var cifsDriver = driver{
+	options: func(fsType string) option.Options { return option.NewCIFS(fsType) },
+	split:   option.Split,
+	connect: connectCIFS,
+	arrange: arrangeCIFS,
+	present: presentCIFS,
+}
 
 // complete reads the credentials file and takes from the caller what the
 // options leave open: the owner of files.
@@ -99,8 +109,8 @@ func smbConfig(o *option.CIFS) smb.Config {
 	return c
 }
 
-// connectCIFS is the connector of smb.
-func connectCIFS(ctx context.Context, n *network, o *option.CIFS, log func(error)) (volume.Volume, error) {
+func connectCIFS(ctx context.Context, n *network, of option.Options, log func(error)) (volume.Volume, error) {
+	o := of.(*option.CIFS)
 	if err := complete(ctx, n.thread, o); err != nil {
 		return nil, err
 	}
@@ -112,4 +122,65 @@ func connectCIFS(ctx context.Context, n *network, o *option.CIFS, log func(error
 		v, err = smb.Dial(ctx, c)
 	}
 	return v, err
+}
+
+func arrangeCIFS(v volume.Volume, of option.Options) (fuse.MountConfig, fuse.Config) {
+	o := of.(*option.CIFS)
+	return fuse.MountConfig{
+			Source: o.Source, Subtype: "lx.cifs",
+			AllowOther: true, DefaultPermissions: !o.NoPerm,
+			ReadOnly: o.Mount.ReadOnly,
+		}, fuse.Config{
+			TimeGran:  v.Features().TimeGranularity,
+			Writeback: o.Cache == option.CacheLoose,
+		}
+}
+
+// servingCIFS is what o asks of the layer between the volume and the kernel.
+func servingCIFS(o *option.CIFS) serve.Options {
+	return serve.Options{
+		Cache:        map[option.Cache]serve.Cache{option.CacheStrict: serve.Strict, option.CacheNone: serve.None, option.CacheLoose: serve.Loose}[o.Cache],
+		AttrTimeout:  timeout(o.ACRegMax),
+		EntryTimeout: timeout(o.ACDirMax),
+		LocalLocks:   true,
+	}
+}
+
+func presentCIFS(v volume.Volume, of option.Options, show func(*volume.Attr), note func(error)) fileSystem {
+	o := of.(*option.CIFS)
+	options := servingCIFS(o)
+	options.Present, options.Note = show, note
+	fs := serve.New(v, options)
+	if !o.NoDelete && !o.NoStrictSync {
+		return fs
+	}
+	return limited{fs, o.NoDelete, o.NoStrictSync}
+}
+
+// limited is a file system that does less than it could.
+type limited struct {
+	*serve.FS
+	noDelete  bool // no name can be removed
+	quickSync bool // fsync(2) does not wait for the server's disk
+}
+
+func (l limited) Unlink(ctx context.Context, parent uint64, name string) syscall.Errno {
+	if l.noDelete {
+		return syscall.EACCES
+	}
+	return l.FS.Unlink(ctx, parent, name)
+}
+
+func (l limited) Rmdir(ctx context.Context, parent uint64, name string) syscall.Errno {
+	if l.noDelete {
+		return syscall.EACCES
+	}
+	return l.FS.Rmdir(ctx, parent, name)
+}
+
+func (l limited) Fsync(ctx context.Context, node, fh uint64, dataOnly bool) syscall.Errno {
+	if l.quickSync {
+		return l.FS.Flush(ctx, node, fh, 0) // nobody who locks is 0
+	}
+	return l.FS.Fsync(ctx, node, fh, dataOnly)
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,16 +35,20 @@ func (b *Broker) mount(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if err != nil {
 		return goOn
 	}
-	k := kinds[fsType]
-	if k == native {
+	d, ok := b.ours(fsType)
+	if !ok {
 		return goOn
+	}
+	split := option.SplitPlain
+	if d != nil {
+		split = d.split
 	}
 	var params []option.Param
 	text, err := readData(t)
 	if err == nil {
-		params, err = option.Split(text)
+		params, err = split(text)
 	}
-	if k == perhaps && slices.ContainsFunc(params, func(p option.Param) bool { return p.Name == "fd" && p.Has }) {
+	if strings.HasPrefix(fsType, "fuse.") && hasDescriptor(params) {
 		return goOn
 	}
 	if err := t.MayMount(); err != nil {
@@ -60,11 +64,11 @@ func (b *Broker) mount(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if perr != nil {
 		return fail(perr)
 	}
-	if err == nil && k != served {
+	if err == nil && d == nil {
 		err = errUnsupported(fsType)
 	}
 	if err == nil {
-		err = b.mountCIFS(ctx, t, fsType, source, names{target, place}, flags, params)
+		err = b.mountServed(ctx, t, d, fsType, source, names{target, place}, flags, params)
 	}
 	if err != nil {
 		err = fmt.Errorf("cannot mount %s: %w", source, err)
@@ -78,16 +82,16 @@ func (b *Broker) mount(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 // names are a target as the caller said it, and for people: mount.cifs says ".".
 type names struct{ said, real string }
 
-func (b *Broker) mountCIFS(ctx context.Context, t *seccomp.Trap, fsType, source string, target names, flags uint32, params []option.Param) error {
-	o, err := option.ParseCIFS(fsType, source, params)
-	if err != nil {
+func (b *Broker) mountServed(ctx context.Context, t *seccomp.Trap, d *driver, fsType, source string, target names, flags uint32, params []option.Param) error {
+	o := d.options(fsType)
+	if err := option.Parse(o, source, params); err != nil {
 		return err
 	}
 	if flags&unix.MS_MANDLOCK != 0 {
 		return o.Set(option.Param{Name: "mand"})
 	}
-	addFlags(&o.Mount, flags)
-	f, err := b.establish(ctx, t.Thread, request{options: o, given: params, target: target.real})
+	addFlags(&o.General().Mount, flags)
+	f, err := b.establish(ctx, t.Thread, request{driver: d, options: o, given: params, target: target.real})
 	if err != nil {
 		return err
 	}

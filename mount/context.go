@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,8 @@ type fsContext struct {
 
 	use     chan struct{} // holds one element while the fields below are in use
 	source  string        // for people
-	options *option.CIFS
+	driver  *driver       // nil: creating fails
+	options option.Options
 	given   []option.Param
 	failed  bool
 }
@@ -146,7 +148,11 @@ func (b *Broker) fsopen(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 		return seccomp.Reply{Errno: syscall.ENOSYS}
 	}
 	fsType, err := t.ReadString(t.Args[0], maxType)
-	if err != nil || kinds[fsType] == native || kinds[fsType] == perhaps {
+	if err != nil || strings.HasPrefix(fsType, "fuse.") {
+		return goOn
+	}
+	d, ok := b.ours(fsType)
+	if !ok {
 		return goOn
 	}
 	flags := uint32(t.Args[1])
@@ -156,19 +162,23 @@ func (b *Broker) fsopen(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if err := t.MayMount(); err != nil {
 		return fail(err)
 	}
-	c, err := newContext(fsType, "none")
+	c, err := newContext(d, fsType, "none")
 	if err != nil {
 		return fail(err)
 	}
 	return b.give(t, c, flags&unix.FSOPEN_CLOEXEC != 0)
 }
 
-func newContext(fsType, source string) (*fsContext, error) {
+func newContext(d *driver, fsType, source string) (*fsContext, error) {
 	fd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a context: %w", err)
 	}
-	return &fsContext{file: os.NewFile(uintptr(fd), "fscontext"), fsType: fsType, source: source, options: option.NewCIFS(fsType)}, nil
+	c := &fsContext{file: os.NewFile(uintptr(fd), "fscontext"), fsType: fsType, source: source, driver: d}
+	if d != nil {
+		c.options = d.options(fsType)
+	}
+	return c, nil
 }
 
 // give registers a context and puts it into the caller's process. It is
@@ -280,8 +290,8 @@ func (c *fsContext) set(p option.Param) error {
 	switch {
 	case c.picked != nil:
 		return c.picked.set(p)
-	case kinds[c.fsType] != served:
-		return nil // creating fails
+	case c.driver == nil:
+		return nil
 	}
 	if err := c.options.Set(p); err != nil {
 		return err
@@ -302,17 +312,17 @@ func (b *Broker) create(ctx context.Context, t *seccomp.Trap, c *fsContext) (err
 		err = fmt.Errorf("cannot mount %s: %w", c.source, err)
 		c.failed = ctx.Err() == nil
 	}()
-	if kinds[c.fsType] != served {
+	if c.driver == nil {
 		return errUnsupported(c.fsType)
 	}
-	o := *c.options
+	o := c.options.Clone()
 	if err := o.Finish(); err != nil {
 		return err
 	}
-	if o.Mount.Attr != 0 {
+	if o.General().Mount.Attr != 0 {
 		return &option.Error{Reason: "nosuid, nodev, noexec and noatime are attributes of the mount: give them to fsmount(2)", Errno: syscall.EINVAL}
 	}
-	f, err := b.establish(ctx, t.Thread, request{options: &o, given: c.given})
+	f, err := b.establish(ctx, t.Thread, request{driver: c.driver, options: o, given: c.given})
 	if err != nil {
 		return err
 	}

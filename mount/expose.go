@@ -35,8 +35,8 @@ func (b *Broker) expose(m *mounted, fd int) error {
 	if err != nil {
 		return err
 	}
-	fs := b.present(m.vol, m.options, show, m.journal.note)
-	_, cfg := arrange(m.vol, m.options)
+	fs := m.driver.present(m.vol, m.options, show, m.journal.note)
+	_, cfg := m.driver.arrange(m.vol, m.options)
 	server, err := fuse.New(fs, cfg)
 	if err != nil {
 		return err

@@ -26,7 +26,9 @@ type server struct {
 func (w *world) fake(t *testing.T) *server {
 	t.Helper()
 	s := &server{dial: func(context.Context, *option.CIFS) error { return nil }}
-	w.connect = func(ctx context.Context, _ *network, o *option.CIFS, _ func(error)) (volume.Volume, error) {
+	fake := cifsDriver
+	fake.connect = func(ctx context.Context, _ *network, of option.Options, _ func(error)) (volume.Volume, error) {
+		o := of.(*option.CIFS)
 		s.dials.Add(1)
 		s.last.Store(o)
 		if err := s.dial(ctx, o); err != nil {
@@ -34,7 +36,8 @@ func (w *world) fake(t *testing.T) *server {
 		}
 		return fakeVolume{memvol.New(memvol.Options{}), s}, nil
 	}
-	w.present = func(volume.Volume, *option.CIFS, func(*volume.Attr), func(error)) fileSystem { return files{s} }
+	fake.present = func(volume.Volume, option.Options, func(*volume.Attr), func(error)) fileSystem { return files{s} }
+	w.drivers = map[string]*driver{"cifs": &fake}
 	return s
 }
 

@@ -25,10 +25,11 @@ import (
 //	             └── umount -f ──▶ aborted ─┘
 type mounted struct {
 	identity
-	options *option.CIFS  // nil where a dead broker's mount was taken over
-	net     *network      // nil as options
-	vol     volume.Volume // nil as options
-	fs      fileSystem    // nil as options
+	driver  *driver        // nil where a dead broker's mount was taken over
+	options option.Options // nil as driver
+	net     *network       // nil as driver
+	vol     volume.Volume  // nil as driver
+	fs      fileSystem     // nil as driver
 	server  *fuse.Server
 	journal *journal
 
@@ -65,7 +66,8 @@ type fileSystem interface {
 
 // request is what a guest asks to mount.
 type request struct {
-	options *option.CIFS
+	driver  *driver
+	options option.Options
 	given   []option.Param // as the guest said them
 	target  string         // for people; may be empty
 }
@@ -85,10 +87,11 @@ func (f *fresh) close() {
 
 // establish connects to the server that r names and makes a superblock for it.
 func (b *Broker) establish(ctx context.Context, t guest.Thread, r request) (*fresh, error) {
-	o := r.options
+	o := r.options.General()
 	m := &mounted{
-		identity: identity{Key: rand.Text(), Type: "cifs", Source: o.Source, Target: r.target, Since: time.Now()},
-		options:  o,
+		identity: identity{Key: rand.Text(), Type: o.Type, Source: o.Source, Target: r.target, Since: time.Now()},
+		driver:   r.driver,
+		options:  r.options,
 		journal:  &journal{log: b.cfg.Log.With("source", o.Source)},
 	}
 	for _, p := range r.given {
@@ -98,7 +101,7 @@ func (b *Broker) establish(ctx context.Context, t guest.Thread, r request) (*fre
 	if m.net, err = networkOf(t); err != nil {
 		return nil, err
 	}
-	if m.vol, err = b.connect(ctx, m.net, o, m.journal.note); err != nil {
+	if m.vol, err = m.driver.connect(ctx, m.net, m.options, m.journal.note); err != nil {
 		m.net.close()
 		return nil, err
 	}
@@ -117,12 +120,12 @@ func (b *Broker) establish(ctx context.Context, t guest.Thread, r request) (*fre
 
 // build makes m's superblock and starts to serve it.
 func (b *Broker) build(m *mounted) (_ *fresh, err error) {
-	cfg, server := arrange(m.vol, m.options)
-	m.fs = b.present(m.vol, m.options, nil, m.journal.note)
+	cfg, server := m.driver.arrange(m.vol, m.options)
+	m.fs = m.driver.present(m.vol, m.options, nil, m.journal.note)
 	if m.server, err = fuse.New(m.fs, server); err != nil {
 		return nil, err
 	}
-	sb, err := newSuperblock(cfg, m.options.Mount)
+	sb, err := newSuperblock(cfg, m.options.General().Mount)
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func (b *Broker) fspick(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 	if err != nil {
 		return fail(err)
 	}
-	c, err := newContext(m.Type, m.Source)
+	c, err := newContext(m.driver, m.Type, m.Source)
 	if err != nil {
 		_ = p.file.Close() // nothing to lose
 		return fail(err)
@@ -138,7 +138,7 @@ type picked struct {
 
 // pick begins to reconfigure the file system that at is a root of.
 func (m *mounted) pick(at int) (*picked, error) {
-	if m.options == nil {
+	if m.driver == nil {
 		return nil, fmt.Errorf("cannot remount %s: %w", m.Source, errRestarted)
 	}
 	fd, err := unix.Fspick(at, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
@@ -163,7 +163,7 @@ func (p *picked) set(o option.Param) error {
 	case slices.Contains(shown, o.Name):
 		return nil
 	}
-	try := *p.options
+	try := p.options.Clone()
 	if err := try.Set(o); err != nil {
 		return err
 	}
@@ -181,15 +181,15 @@ func (p *picked) reconfigure() error {
 
 // unchanged refuses options that differ from the mounted ones: all that is not
 // a flag is settled when the connection is made.
-func unchanged(mounted *option.CIFS, given []option.Param) error {
+func unchanged(mounted option.Options, given []option.Param) error {
 	differs := func(params ...option.Param) (bool, error) {
-		o := *mounted
+		o := mounted.Clone()
 		for _, p := range params {
 			if err := o.Set(p); err != nil {
 				return false, err
 			}
 		}
-		return !o.Equal(*mounted), nil
+		return !o.Same(mounted), nil
 	}
 	if d, err := differs(given...); err != nil || !d {
 		return err
@@ -235,15 +235,15 @@ func (m *mounted) remount(ctx context.Context, t *seccomp.Trap, at int, flags ui
 	if err != nil {
 		return err
 	}
-	params, err := option.Split(text)
-	if err != nil {
-		return err
-	}
 	c, err := m.pick(at)
 	if err != nil {
 		return err
 	}
 	defer c.file.Close()
+	params, err := m.driver.split(text)
+	if err != nil {
+		return err
+	}
 	for _, p := range params {
 		if err := c.set(p); err != nil {
 			return err

@@ -12,8 +12,8 @@ import (
 // plan is all that an option can change, as text.
 func plan(o *option.CIFS) string {
 	c := smbConfig(o)
-	cfg, server := arrange(memvol.New(memvol.Options{}), o)
-	return fmt.Sprintf("%+v %q %+v %+v %+v %+v %v %v", c, string(c.Password), cfg, server, serving(o), o.Mount, o.NoDelete, o.NoStrictSync)
+	cfg, server := arrangeCIFS(memvol.New(memvol.Options{}), o)
+	return fmt.Sprintf("%+v %q %+v %+v %+v %+v %v %v", c, string(c.Password), cfg, server, servingCIFS(o), o.Mount, o.NoDelete, o.NoStrictSync)
 }
 
 // What the grammar takes reaches the connection, the serving layer or the

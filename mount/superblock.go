@@ -10,16 +10,14 @@ import (
 	"github.com/lxbridge/lx/mount/option"
 )
 
-// subtype makes the type fuse.lx.cifs in /proc/mounts. The second dot keeps
-// libmount from looking for /sbin/mount.fuse at a remount.
-const subtype = "lx.cifs"
-
 // maxParam is the longest text that fsconfig(2) takes, in bytes without its NUL.
 const maxParam = 255
 
 // superblock is a new file system with a mount of it that is attached nowhere.
 // It lives as long as there are mounts of it.
 type superblock struct {
+	// cfg's Subtype, lx.cifs, makes the type fuse.lx.cifs in /proc/mounts. The
+	// second dot keeps libmount from looking for /sbin/mount.fuse at a remount.
 	cfg   fuse.MountConfig
 	conn  int    // the FUSE connection
 	mount int    // -1 once it is closed

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Sec is how to log in, of the flavours of sec= those that are honoured.
@@ -38,8 +36,7 @@ const (
 // CIFS is what a mount of type cifs or smb3 asks for. It is made by NewCIFS
 // and Set, completed by Finish, and may be compared with ==.
 type CIFS struct {
-	Type   string // as the caller said it: cifs or smb3
-	Source string // as the caller said it
+	Common // of type cifs or smb3
 	UNC
 	Address     netip.Addr // not valid: Server is to be resolved
 	Port        uint16     // 0: the default
@@ -70,71 +67,28 @@ type CIFS struct {
 	RSize, WSize uint32 // bytes; 0: the largest that both sides can
 	BSize        uint32
 	RASize       uint32 // 0: the default
-	Mount        Flags
-	sloppy       bool
 	unc, prefix  string // from mount.cifs
 	hasAC        bool   // acregmax or acdirmax stood there
 }
 
-// Flags are what every file system has.
-type Flags struct {
-	ReadOnly, Sync, DirSync, LazyTime bool   // of the superblock
-	Attr                              uint64 // of the mount: MOUNT_ATTR_*
-}
-
 // NewCIFS is the kernel's defaults for a file system of type fsType.
 func NewCIFS(fsType string) *CIFS {
-	return &CIFS{Type: fsType, Sec: NTLMSSP, Vers: "default", FileMode: 0o755, DirMode: 0o755,
+	return &CIFS{Common: Common{Type: fsType}, Sec: NTLMSSP, Vers: "default", FileMode: 0o755, DirMode: 0o755,
 		MapChars: MapPosix, Cache: CacheStrict, ACRegMax: time.Second, ACDirMax: time.Second}
 }
 
-// ParseCIFS is NewCIFS, Set for the source and each of params, and Finish.
-func ParseCIFS(fsType, source string, params []Param) (*CIFS, error) {
-	o := NewCIFS(fsType)
-	if err := o.Set(Param{"source", source, true}); err != nil {
-		return nil, err
-	}
-	for _, p := range params {
-		if err := o.Set(p); err != nil {
-			return nil, err
-		}
-	}
-	return o, o.Finish()
-}
+// Set implements Options.
+func (o *CIFS) Set(p Param) error { return cifsGrammar.set(o, &o.Common, p) }
 
-// Set takes one option. A later one wins over an earlier one, as in the kernel.
-// The error is EINVAL for what cannot be and EOPNOTSUPP for what lx cannot do.
-func (o *CIFS) Set(p Param) error {
-	row := cifsTable().find(p.Name)
-	switch {
-	case row == nil && o.sloppy:
-		return nil
-	case row == nil:
-		return unknown(p.Name)
-	case row.Verdict == Userspace:
-		return nil
-	case strings.ContainsRune(p.Value, 0):
-		return invalid(p.Name, "a NUL in the value")
-	case p.Has && !row.takesValue():
-		return invalid(p.Name, "takes no value")
-	case !p.Has && row.takesValue():
-		return invalid(p.Name, "expected %s=%s", p.Name, row.Value)
-	case p.Has && p.Value == "" && !mayBeEmpty[row.Names[0]]:
-		return invalid(p.Name, "expected a value")
-	case row.Verdict == Refused:
-		return unsupported(p.Name, row.Why)
-	}
-	set, ok := setters[row.Names[0]]
-	if !ok { // inherent, whatever is said
-		return nil
-	}
-	return set(o, value{p.Name, p.Value})
-}
+// Clone implements Options.
+func (o *CIFS) Clone() Options { c := *o; return &c }
 
-// mayBeEmpty are the options that say something by an empty value.
-var mayBeEmpty = map[string]bool{"username": true, "password": true, "password2": true, "domain": true, "prefixpath": true}
+var _ Options = (*CIFS)(nil)
 
-// Finish checks what only the whole can tell.
+var cifsGrammar = grammar[CIFS]{cifsTable, setters,
+	map[string]bool{"username": true, "password": true, "password2": true, "domain": true, "prefixpath": true}}
+
+// Finish implements Options.
 func (o *CIFS) Finish() error {
 	if o.Share == "" {
 		return invalid("source", "missing: expected //server/share")
@@ -185,20 +139,16 @@ func (o *CIFS) Ready(file Login) error {
 	return nil
 }
 
-// Equal says whether two describe the same mount. What does not count: the
-// flags, how an address or a login was come by, and how an id was given.
-func (o CIFS) Equal(p CIFS) bool {
-	for _, c := range []*CIFS{&o, &p} {
-		c.Source, c.unc, c.prefix, c.Credentials, c.Address = "", "", "", "", netip.Addr{}
-		c.Mount, c.HasUID, c.HasGID, c.hasAC, c.sloppy = Flags{}, false, false, false, false
-	}
-	return o == p
+// Same implements Options.
+func (o *CIFS) Same(other Options) bool {
+	p, ok := other.(*CIFS)
+	return ok && o.essence() == p.essence()
 }
 
-// Attribute flags by option.
-var attrs = map[string]uint64{
-	"nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
-	"noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME,
-	"suid": unix.MOUNT_ATTR_NOSUID, "dev": unix.MOUNT_ATTR_NODEV,
-	"exec": unix.MOUNT_ATTR_NOEXEC, "relatime": unix.MOUNT_ATTR_NOATIME,
+// essence is o without the flags, and without how an address, a login or an
+// id was come by.
+func (o CIFS) essence() CIFS {
+	o.Common, o.unc, o.prefix, o.Credentials, o.Address = Common{Type: o.Type}, "", "", "", netip.Addr{}
+	o.HasUID, o.HasGID, o.hasAC = false, false, false
+	return o
 }

@@ -51,7 +51,7 @@ func FuzzParseCIFS(f *testing.F) {
 			return
 		}
 		for _, fsType := range []string{"cifs", "smb3"} {
-			o, err := ParseCIFS(fsType, source, params)
+			o, err := parseCIFS(fsType, source, params)
 			if err != nil {
 				continue
 			}
@@ -91,6 +91,44 @@ func FuzzParseCredentials(f *testing.F) {
 		}
 		if strings.ContainsAny(l.User+string(l.Password)+l.Domain, "\n\x00") {
 			t.Fatalf("%q", text)
+		}
+	})
+}
+
+func FuzzParseNFS(f *testing.F) {
+	f.Add("nas:/srv", "vers=4.2,addr=192.0.2.1,clientaddr=192.0.2.9,sec=krb5p:sys")
+	f.Add("[::1]:/", "nolock,addr=::1,vers=3,proto=tcp6,mountport=20048,timeo=7")
+	f.Add("nas:/x", "\x06\x00")
+	f.Fuzz(func(t *testing.T, source, data string) {
+		params, err := SplitPlain(data)
+		if err != nil {
+			return
+		}
+		for _, fsType := range []string{"nfs", "nfs4"} {
+			o := NewNFS(fsType)
+			if err := Parse(o, source, params); err != nil {
+				continue
+			}
+			if o.Host == "" || o.Path[0] != '/' || o.NConnect < 1 || o.Timeo <= 0 || o.Vers == "3" && fsType == "nfs4" {
+				t.Fatalf("%+v", o)
+			}
+			if !o.Same(o.Clone()) {
+				t.Fatalf("%+v is not the same as its copy", o)
+			}
+		}
+	})
+}
+
+func FuzzParseExport(f *testing.F) {
+	f.Add("nas:/srv/x")
+	f.Add("[fe80::1%eth0]:/")
+	f.Fuzz(func(t *testing.T, s string) {
+		host, path, err := ParseExport(s)
+		if err != nil {
+			return
+		}
+		if host == "" || path == "" || path[0] != '/' || strings.ContainsAny(host, "/,") || strings.Contains(path+"/", "/../") {
+			t.Fatalf("%q: %q %q", s, host, path)
 		}
 	})
 }

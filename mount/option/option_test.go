@@ -27,9 +27,8 @@ func TestNamesComplete(t *testing.T) {
 	}
 }
 
-// samples are a value for each honoured option, after what must stand before
-// it for a difference to show.
-var samples = map[string]struct{ before, value string }{
+// samples are of the honoured options.
+var samples = map[string]sample{
 	"source": {"", "//other/share/dir"}, "unc": {"", `\\nas\photos`}, "prefixpath": {"", "2024"},
 	"ip": {"", "192.0.2.7"}, "port": {"", "4450"}, "netbiosname": {"", "LAPTOP"},
 	"username": {"", "me"}, "password": {"", "x"}, "password2": {"", "y"}, "domain": {"", "HOME"},
@@ -51,18 +50,29 @@ var accepted = map[string]string{"ver": "1", "max_channels": "1", "retrans": "0x
 
 func param(name, value string, r Row) Param { return Param{name, value, r.takesValue()} }
 
+func TestEveryCIFSOption(t *testing.T) {
+	everyOption(t, cifsTable().rows, setters, samples, accepted, func() *CIFS { return NewCIFS("cifs") })
+}
+
+// sample is a value for an honoured option, after what must stand before it for
+// a difference to show.
+type sample struct{ before, value string }
+
 // Nothing is accepted and forgotten: what is honoured changes the result, what
-// is inherent takes one value only, what is refused is refused by name.
-func TestEveryOption(t *testing.T) {
+// is inherent takes some values only, what is refused is refused by name.
+func everyOption[T comparable, O interface {
+	*T
+	Options
+}](t *testing.T, rows []Row, setters map[string]func(*T, value) error, samples map[string]sample, accepted map[string]string, fresh func() O) {
 	used := map[string]bool{}
-	for _, r := range CIFSTable() {
+	for _, r := range rows {
 		if r.Why == "" {
 			t.Errorf("%s: no reason", r.Names[0])
 		}
 		_, set := setters[r.Names[0]]
 		used[r.Names[0]] = set
 		for _, name := range r.Names {
-			o := NewCIFS("cifs")
+			o := fresh()
 			switch r.Verdict {
 			case Honoured:
 				s, ok := samples[r.Names[0]]
@@ -116,6 +126,11 @@ func TestEveryOption(t *testing.T) {
 	}
 }
 
+func parseCIFS(fsType, source string, params []Param) (*CIFS, error) {
+	o := NewCIFS(fsType)
+	return o, Parse(o, source, params)
+}
+
 func TestSplit(t *testing.T) {
 	for data, want := range map[string][]string{
 		"":                             nil,
@@ -159,7 +174,7 @@ func TestSplit(t *testing.T) {
 
 // A value that came by a key of its own is never taken apart.
 func TestInjection(t *testing.T) {
-	o, err := ParseCIFS("cifs", "//nas/photos", []Param{
+	o, err := parseCIFS("cifs", "//nas/photos", []Param{
 		{"username", "me,uid=0,file_mode=0777", true}, {"password", "a,b\nguest\n,sec=none", true}})
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +190,7 @@ func TestParseCIFS(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return ParseCIFS("cifs", "//nas/photos/2024", params)
+		return parseCIFS("cifs", "//nas/photos/2024", params)
 	}
 	o, err := parse(`ip=192.0.2.1,unc=\\nas\photos,port=4450,prefixpath=2024,user=me,pass=pw,file_mode=0644,nosuid,ro,actimeo=5,acdirmax=9`)
 	if err != nil {
@@ -243,7 +258,7 @@ func TestReady(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := ParseCIFS("cifs", "//nas/photos", params)
+		o, err := parseCIFS("cifs", "//nas/photos", params)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,7 +275,7 @@ func TestReady(t *testing.T) {
 
 // No way of printing shows a password.
 func TestSecretsHidden(t *testing.T) {
-	o, err := ParseCIFS("cifs", "//nas/photos", []Param{{"user", "me", true}, {"pass", "hunter2", true}, {"password2", "hunter2", true}})
+	o, err := parseCIFS("cifs", "//nas/photos", []Param{{"user", "me", true}, {"pass", "hunter2", true}, {"password2", "hunter2", true}})
 	if err != nil {
 		t.Fatal(err)
 	}

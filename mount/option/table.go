@@ -29,27 +29,40 @@ type Row struct {
 	Why     string   `json:"why"`
 }
 
-// takesValue says whether the option is written name=value.
-func (r *Row) takesValue() bool { return r.Value != "flag" }
+// takesValue says whether the option must be written name=value.
+func (r *Row) takesValue() bool { return r.Value != "flag" && r.Value != "maybe" }
 
-//go:embed cifs.table
-var cifsText string
+// The options of each type of file system.
+var (
+	//go:embed cifs.table
+	cifsText string
+	//go:embed nfs.table
+	nfsText string
+)
 
 // CIFSTable is every option of the types cifs and smb3.
 func CIFSTable() []Row { return cifsTable().rows }
+
+// NFSTable is every option of the types nfs and nfs4.
+func NFSTable() []Row { return nfsTable().rows }
 
 type table struct {
 	rows   []Row
 	byName map[string]*Row
 }
 
-var cifsTable = sync.OnceValue(func() *table {
-	t, err := parseTable(cifsText)
+var (
+	cifsTable = sync.OnceValue(func() *table { return mustParse(cifsText) })
+	nfsTable  = sync.OnceValue(func() *table { return mustParse(nfsText) })
+)
+
+func mustParse(text string) *table {
+	t, err := parseTable(text)
 	if err != nil {
 		panic(err) // the text is part of the program
 	}
 	return t
-})
+}
 
 func parseTable(text string) (*table, error) {
 	t := &table{byName: map[string]*Row{}}
