@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/lxbridge/lx/core/fuse"
@@ -63,24 +62,10 @@ func owner(t guest.Thread, what string, id uint32, given bool, own uint32) (uint
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the caller's ids: %w", err)
 	}
-	if id, ok := translate(string(text), id); ok {
+	if id, ok := parseIDMap(string(text)).out(id); ok {
 		return id, nil
 	}
 	return 0, &option.Error{Name: what, Reason: fmt.Sprintf("%d is no id of the caller's user namespace", id), Errno: syscall.EINVAL}
-}
-
-// translate looks an id up in the text of a uid_map file (user_namespaces(7)).
-func translate(text string, id uint32) (uint32, bool) {
-	for line := range strings.Lines(text) {
-		var inside, outside, n uint64
-		if _, err := fmt.Sscan(line, &inside, &outside, &n); err != nil {
-			return 0, false
-		}
-		if i := uint64(id); i >= inside && i-inside < n {
-			return uint32(outside + i - inside), true
-		}
-	}
-	return 0, false
 }
 
 // dialects are the versions that vers= stands for (mount.cifs(8)).

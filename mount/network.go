@@ -19,9 +19,9 @@ type network struct {
 	thread guest.Thread
 	theirs *os.File // nil where it is our own
 
-	mu   sync.Mutex // guards what follows
-	addr string     // where the first connection went; before it the thread must live
-	down error      // why there is no connection; nil while there is one, for all we know
+	mu    sync.Mutex        // guards what follows
+	hosts map[string]string // the address that answered for each name; before it the thread must live
+	down  error             // why there is no connection; nil while there is one, for all we know
 }
 
 // networkOf holds the thread's network namespace.
@@ -55,19 +55,35 @@ func (n *network) close() {
 
 // dial connects to addr, whose name the caller's own resolver configuration
 // resolves, and after that for ever to the address that answered.
-func (n *network) dial(ctx context.Context, proto, addr string) (conn net.Conn, err error) {
+func (n *network) dial(ctx context.Context, proto, addr string) (net.Conn, error) {
+	return n.dialFrom(ctx, proto, addr, 0)
+}
+
+// dialFrom is dial from a local port; 0 is any.
+func (n *network) dialFrom(ctx context.Context, proto, addr string, from int) (conn net.Conn, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
 	n.mu.Lock()
-	known := n.addr
+	known := n.hosts[host]
 	n.mu.Unlock()
 	if known == "" {
-		conn, err = n.thread.DialContext(ctx, proto, addr)
+		conn, err = n.thread.DialFrom(ctx, proto, addr, from)
 	} else {
-		conn, err = n.again(ctx, proto, known)
+		conn, err = n.again(ctx, proto, net.JoinHostPort(known, port), from)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.down = err; err == nil {
-		n.addr = conn.RemoteAddr().String()
+	if n.down = err; err == nil && known == "" {
+		if known, _, err = net.SplitHostPort(conn.RemoteAddr().String()); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		if n.hosts == nil {
+			n.hosts = map[string]string{}
+		}
+		n.hosts[host] = known
 	}
 	return conn, err
 }
@@ -82,8 +98,8 @@ func (n *network) away() error {
 // again connects in the namespace without the thread's help. A socket belongs
 // to the namespace of the OS thread that makes it; from another one there is
 // no way back into ours, so that thread is thrown away.
-func (n *network) again(ctx context.Context, proto, addr string) (net.Conn, error) {
-	var d net.Dialer
+func (n *network) again(ctx context.Context, proto, addr string, from int) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: guest.LocalPort(proto, from)}
 	d.SetMultipathTCP(false)
 	if n.theirs == nil {
 		return d.DialContext(ctx, proto, addr)

@@ -47,9 +47,13 @@ func TestNetworkOutlivesItsThread(t *testing.T) {
 	defer w.listener.Close()
 	defer n.close()
 	addr := w.listener.Addr().String()
-	n.addr = addr
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.hosts = map[string]string{"name.that.is.not.asked.for": host}
 	for range 3 {
-		c, err := n.dial(t.Context(), "tcp", "name.that.is.not.asked.for:445")
+		c, err := n.dial(t.Context(), "tcp", "name.that.is.not.asked.for:"+port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +68,7 @@ func TestNetworkOutlivesItsThread(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := n.dial(ctx, "tcp", addr); err == nil || !strings.Contains(err.Error(), "cancel") || n.away() == nil {
+	if _, err := n.dial(ctx, "tcp", "name.that.is.not.asked.for:"+port); err == nil || !strings.Contains(err.Error(), "cancel") || n.away() == nil {
 		t.Error(err)
 	}
 }

@@ -54,20 +54,6 @@ func TestOptionsReachSomewhere(t *testing.T) {
 	}
 }
 
-func TestTranslate(t *testing.T) {
-	const text = "         0       1000          1\n         1     100000      65536\n"
-	for id, want := range map[uint32]uint32{0: 1000, 1: 100000, 65536: 165535} {
-		if got, ok := translate(text, id); !ok || got != want {
-			t.Errorf("%d: %d %v", id, got, ok)
-		}
-	}
-	for _, id := range []uint32{65537, 1<<32 - 1} {
-		if got, ok := translate(text, id); ok {
-			t.Errorf("%d: %d", id, got)
-		}
-	}
-}
-
 func TestMountPoints(t *testing.T) {
 	const text = `22 1 0:20 / /proc rw - proc proc rw
 223 222 0:47 / /mnt/d\040e rw,nosuid,relatime - fuse.lx.cifs //nas/photos rw

@@ -1,8 +1,6 @@
 package mount
 
 import (
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/lxbridge/lx/mount/volume"
@@ -19,19 +17,15 @@ func timeout(d time.Duration) time.Duration {
 // outside shows owners as the host sees them, in the numbers of the user
 // namespace above ours.
 func outside() (func(*volume.Attr), error) {
-	var maps [2]string
-	for i, name := range []string{"uid_map", "gid_map"} {
-		text, err := os.ReadFile("/proc/self/" + name)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read how ids are mapped: %w", err)
-		}
-		maps[i] = string(text)
+	m, err := hostIDs()
+	if err != nil {
+		return nil, err
 	}
 	return func(a *volume.Attr) {
-		if id, ok := translate(maps[0], a.UID); ok {
+		if id, ok := m.uid.out(a.UID); ok {
 			a.UID = id
 		}
-		if id, ok := translate(maps[1], a.GID); ok {
+		if id, ok := m.gid.out(a.GID); ok {
 			a.GID = id
 		}
 	}, nil

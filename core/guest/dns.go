@@ -239,7 +239,7 @@ func parseAnswer(response, query []byte, q dnsmessage.Question) (ips []netip.Add
 
 // exchange speaks DNS from the thread's network namespace.
 func (t Thread) exchange(ctx context.Context, network string, server netip.AddrPort, query []byte) ([]byte, error) {
-	conn, err := t.dial(ctx, network, server, 1)
+	conn, err := t.dial(ctx, network, server, 0, 1)
 	if err != nil {
 		return nil, err
 	}

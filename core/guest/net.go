@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,11 @@ func (t Thread) DoNet(ctx context.Context, f func() error) error {
 // (see Resolve). Addresses are tried in order, each within its share of the
 // time that ctx leaves; the first one's error is told.
 func (t Thread) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return t.DialFrom(ctx, network, addr, 0)
+}
+
+// DialFrom is DialContext from a local port; 0 is any.
+func (t Thread) DialFrom(ctx context.Context, network, addr string, from int) (net.Conn, error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -58,7 +64,7 @@ func (t Thread) DialContext(ctx context.Context, network, addr string) (net.Conn
 		if ip.Is4() && network[len(network)-1] == '6' || !ip.Is4() && network[len(network)-1] == '4' {
 			continue
 		}
-		conn, err := t.dial(ctx, network, netip.AddrPortFrom(ip, uint16(port)), len(ips)-i)
+		conn, err := t.dial(ctx, network, netip.AddrPortFrom(ip, uint16(port)), from, len(ips)-i)
 		if err == nil {
 			return conn, nil
 		}
@@ -75,13 +81,25 @@ func (t Thread) DialContext(ctx context.Context, network, addr string) (net.Conn
 	return nil, first
 }
 
+// LocalPort is the address to connect from that leaves all but the port to the
+// kernel; nil where the port is 0.
+func LocalPort(network string, port int) net.Addr {
+	switch {
+	case port == 0:
+		return nil
+	case strings.HasPrefix(network, "udp"):
+		return &net.UDPAddr{Port: port}
+	}
+	return &net.TCPAddr{Port: port}
+}
+
 // dial connects to one of the left addresses that remain.
-func (t Thread) dial(ctx context.Context, network string, to netip.AddrPort, left int) (net.Conn, error) {
+func (t Thread) dial(ctx context.Context, network string, to netip.AddrPort, from, left int) (net.Conn, error) {
 	ctx, cancel := share(ctx, left)
 	defer cancel()
 	result := make(chan net.Conn, 1)
 	err := t.DoNet(ctx, func() error {
-		var d net.Dialer
+		d := net.Dialer{LocalAddr: LocalPort(network, from)}
 		d.SetMultipathTCP(false)
 		conn, err := d.DialContext(ctx, network, to.String())
 		if err != nil {

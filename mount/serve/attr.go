@@ -186,6 +186,9 @@ func (f *FS) setAttr(in *fuse.SetAttrIn) volume.SetAttr {
 	}
 	s.Atime = at(fattrAtime, fattrAtimeNow, in.Atime)
 	s.Mtime = at(fattrMtime, fattrMtimeNow, in.Mtime)
+	if f.opts.Accept != nil {
+		f.opts.Accept(&s)
+	}
 	return s
 }
 

@@ -44,6 +44,8 @@ type Options struct {
 	// owner that the user namespace does not map must become one that it does,
 	// or the VFS refuses to open for writing.
 	Present func(*volume.Attr)
+	// Accept changes owners that a caller sets into those of the server.
+	Accept func(*volume.SetAttr)
 	// LocalLocks keeps locks on this mount only, whatever the volume can do.
 	LocalLocks bool
 	// Note, where set, is told of failures that no caller sees.
