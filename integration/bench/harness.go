@@ -25,6 +25,7 @@ type row struct {
 	// target is what the first must reach against peer contenders[against].
 	target  target
 	against int
+	note    string // why there is no target
 }
 
 // target judges two medians.
@@ -139,6 +140,9 @@ func (t *table) group(title string, rows []row) {
 				t.miss++
 			}
 			fmt.Fprintf(tw, "\t%s %s", r.target.text, verdict)
+		}
+		if r.note != "" {
+			fmt.Fprintf(tw, "\tnot comparable: %s", r.note)
 		}
 		fmt.Fprintln(tw)
 		tw.Flush()

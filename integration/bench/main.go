@@ -2,7 +2,7 @@
 // same run, and prints ratios. A row that misses its target says MISS; the
 // exit code tells only whether measuring worked.
 //
-//	bench [-lx FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [mounts] [fuse]
+//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [mounts] [fuse]
 package main
 
 import (
@@ -53,17 +53,19 @@ func fatal(err error) {
 
 // bench is one run: who measures, with what, where.
 type bench struct {
-	ctx   context.Context
-	self  string
-	lx    string
-	dir   string // scratch, the measuring user's own
-	env   []string
-	cred  *syscall.Credential
-	short bool
+	ctx    context.Context
+	self   string
+	lx     string
+	rclone string
+	dir    string // scratch, the measuring user's own
+	env    []string
+	cred   *syscall.Credential
+	short  bool
 }
 
 func run(ctx context.Context) (err error) {
 	lx := flag.String("lx", "build/lx", "the lx to measure")
+	rclone := flag.String("rclone", "rclone", "the rclone to measure beside")
 	name := flag.String("user", "", "as root: measure as this user")
 	short := flag.Bool("short", false, "fewer runs of smaller work")
 	runs := flag.Int("runs", 5, "runs of each contender")
@@ -99,6 +101,12 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	b.lx = lxCopy
+	if b.rclone = *rclone; strings.Contains(b.rclone, "/") {
+		b.rclone = filepath.Join(b.dir, "rclone")
+		if err := copyFile(*rclone, b.rclone); err != nil {
+			return err
+		}
+	}
 	if err := b.become(*name); err != nil {
 		return err
 	}

@@ -130,7 +130,8 @@ func seqRead(args []string) (float64, error) {
 	}
 }
 
-// seqWrite writes args[1] MiB to the new file args[0], then fsync: MB/s.
+// seqWrite writes args[1] MiB to the new file args[0], then fsync: MB/s. Where
+// args[2] says what the server calls it, the time ends when it is all there.
 func seqWrite(args []string) (float64, error) {
 	size, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -155,7 +156,29 @@ func seqWrite(args []string) (float64, error) {
 	if err := flushed(f); err != nil {
 		return 0, err
 	}
+	if len(args) > 2 {
+		if err := f.Close(); err != nil {
+			return 0, err
+		}
+		if err := arrived(args[2], int64(size)<<20); err != nil {
+			return 0, err
+		}
+	}
 	return megabytes(int64(size)<<20, time.Since(start)), nil
+}
+
+// arrived waits until a file is as long as it should become.
+func arrived(path string, size int64) error {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(500 * time.Microsecond) {
+		st, err := os.Stat(path)
+		if err == nil && st.Size() == size {
+			return nil
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s did not come to the server", path)
 }
 
 // flushed is fsync(2), which go-fuse's memory file system does not have.
@@ -223,15 +246,23 @@ func statAll(args []string) (float64, error) {
 	return eachFile(args, func(name string) error { var st unix.Stat_t; return unix.Lstat(name, &st) })
 }
 
-// create makes empty files: operations a second.
+// create makes empty files: operations a second. Where args[2] is the directory
+// at the server, the time ends when all are there.
 func create(args []string) (float64, error) {
-	return eachFile(args, func(name string) error {
+	start := time.Now()
+	n, err := eachFile(args, func(name string) error {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 		if err != nil {
 			return err
 		}
 		return f.Close()
 	})
+	if err != nil || len(args) < 3 {
+		return n, err
+	}
+	files := time.Since(start).Seconds() * n
+	_, err = eachFile([]string{args[2], args[1]}, func(name string) error { return arrived(name, 0) })
+	return files / time.Since(start).Seconds(), err
 }
 
 // remove deletes them.

@@ -133,13 +133,18 @@ func (f *FS) Getattr(ctx context.Context, node, _ uint64, _ bool) (fuse.Attr, ti
 	if no != 0 {
 		return fuse.Attr{}, 0, no
 	}
-	a, ok := i.own(f.opts.AttrTimeout)
-	if !ok {
-		var err error
-		if a, err = f.refresh(ctx, i); err != nil {
-			return fuse.Attr{}, 0, errno(err)
-		}
+	if a, ok := i.own(f.opts.AttrTimeout); ok {
+		return f.show(i, a), f.opts.AttrTimeout, 0
 	}
+	if a, valid, ok := f.listedAttr(i); ok {
+		return f.show(i, a), valid, 0
+	}
+	start := time.Now()
+	a, err := f.refresh(ctx, i)
+	if err != nil {
+		return fuse.Attr{}, 0, errno(err)
+	}
+	f.lookedUpAt(i, time.Since(start))
 	return f.show(i, a), f.opts.AttrTimeout, 0
 }
 

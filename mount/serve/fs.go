@@ -71,7 +71,10 @@ type FS struct {
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 	notifier atomic.Pointer[Notifier]
-	clock    atomic.Uint64 // see tick
+	clock    atomic.Uint64   // see tick
+	slow     time.Duration   // what makes a look-up worth sparing
+	ctxList  context.Context // of listings that no caller waits for
+	stopList context.CancelFunc
 	waiters  lock.Waiters
 
 	dirty budget
@@ -84,6 +87,7 @@ type FS struct {
 	inodes map[uint64]*inode
 	byNode map[volume.Node]*inode
 	byIno  map[uint64]*inode
+	listed int // names in listings
 	nextID uint64
 	files  map[uint64]*file
 	dirs   map[uint64]*directory
@@ -110,6 +114,8 @@ func New(v volume.Volume, o Options) *FS {
 		inodes: map[uint64]*inode{}, byNode: map[volume.Node]*inode{}, byIno: map[uint64]*inode{},
 		files: map[uint64]*file{}, dirs: map[uint64]*directory{}, nextID: fuse.RootID}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.ctxList, f.stopList = context.WithCancel(f.ctx)
+	f.slow = slowLookup
 	f.dirty.left, f.ahead.left = maxDirty, maxAhead
 	root := f.newInode(fuse.RootID, v.Root(), volume.Attr{Mode: syscall.S_IFDIR})
 	root.ino, root.refs = fuse.RootID, 1
@@ -154,6 +160,7 @@ func (f *FS) Stats() Stats {
 func (f *FS) Drain(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, f.cancel)
 	defer stop()
+	f.stopList()
 	var errs []error
 	f.dirtyMu.Lock()
 	var dirty []*inode

@@ -29,6 +29,8 @@ type inode struct {
 	children map[string]*inode // of a directory: names that the kernel was told
 	graves   map[string]bool   // of a directory: names of hidden files
 	listings int               // of a directory: how many times it is open
+	lookups  lookups           // of a directory
+	listing  *listing          // of a directory that look-ups are answered from; nil if none
 	touched  map[string]uint64 // of an open one: the tick at which we changed a name
 
 	posix, flock lock.Table
@@ -132,6 +134,7 @@ func (f *FS) touch(p *inode, name string) {
 	if p.listings > 0 {
 		p.touched[name] = f.tick()
 	}
+	f.void(p, name)
 }
 
 // child is what the kernel knows as name in parent.
@@ -185,6 +188,7 @@ func (f *FS) removeInode(i *inode) {
 	}
 	if p := i.parent; p != nil && p.children[i.name] == i {
 		delete(p.children, i.name)
+		f.void(p, i.name) // what we changed of it goes with i
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,17 +40,28 @@ func (f *FS) Lookup(ctx context.Context, parent uint64, name string) (fuse.Entry
 	if f.isHidden(p, name) {
 		return fuse.Entry{}, syscall.ENOENT
 	}
-	asked := f.tick()
+	if e, no, ok := f.listedAs(p, name); ok {
+		return e, no
+	}
+	asked, start := f.tick(), time.Now()
 	n, a, err := f.vol.Lookup(ctx, p.node, name)
-	if err != nil {
-		no := errno(err)
-		if no == syscall.ENOENT && f.opts.NegativeTimeout > 0 {
-			return fuse.Entry{EntryValid: f.opts.NegativeTimeout}, 0
-		}
+	f.lookedUp(p, time.Since(start))
+	switch no := errno(err); {
+	case no == syscall.ENOENT:
+		return f.absent()
+	case no != 0:
 		return fuse.Entry{}, no
 	}
 	i, a := f.intern(p, name, n, a, asked)
 	return f.entry(i, a), 0
+}
+
+// absent answers that a name is not there.
+func (f *FS) absent() (fuse.Entry, syscall.Errno) {
+	if f.opts.NegativeTimeout > 0 {
+		return fuse.Entry{EntryValid: f.opts.NegativeTimeout}, 0
+	}
+	return fuse.Entry{}, syscall.ENOENT
 }
 
 // renamed notes that we changed what name in p is.

@@ -1,0 +1,254 @@
+package serve
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lxbridge/lx/core/fuse"
+	"github.com/lxbridge/lx/mount/volume"
+)
+
+// Where several names of one directory are looked up in short order, it is
+// listed once, in the background, and look-ups are answered from that – also of
+// names that are not there – for as long as the kernel might have kept what it
+// was told when the server was asked. Own changes void what was listed.
+
+const (
+	fewLookups  = 4                     // so many in a listing's life are worth a listing
+	slowLookup  = 50 * time.Microsecond // one that takes less is not worth sparing
+	maxListed   = 1 << 16               // names kept, of all directories
+	maxLife     = 30 * time.Second      // of a listing
+	absentLife  = time.Second           // how long it tells what is not there
+	wastedShare = 64                    // a listing that saved fewer than one look-up in so many names
+	wastedPause = 8                     // is not made again for so many times what it took
+)
+
+// lookups counts the slow ones in a directory.
+type lookups struct {
+	since time.Time
+	n     int
+	again time.Time // no listing before
+}
+
+// listing is what the server says is in a directory. FS.mu guards it.
+type listing struct {
+	asked uint64    // the tick at which the server was asked
+	at    time.Time // when that was
+	names map[string]*listedName
+	folds map[string]bool // the names in lower case; made when first wanted
+	whole bool            // there were no other names
+	saved int             // look-ups
+}
+
+// listedName is an entry, whose Node goes to who asks first.
+type listedName struct {
+	volume.DirEntry
+	void bool // changed by us since, or given away: the server is to be asked
+}
+
+// life is how long a listing counts: as long as an entry with its attributes.
+func (f *FS) life() time.Duration {
+	return min(f.opts.AttrTimeout, f.opts.EntryTimeout, maxLife)
+}
+
+// lookedUpAt is lookedUp for the attributes of i, which the kernel knows.
+func (f *FS) lookedUpAt(i *inode, took time.Duration) {
+	f.mu.Lock()
+	p := i.parent
+	f.mu.Unlock()
+	if p != nil {
+		f.lookedUp(p, took)
+	}
+}
+
+// lookedUp notes that the server was asked for a name in p, which took so long,
+// and lists p where that seems worth it.
+func (f *FS) lookedUp(p *inode, took time.Duration) {
+	if took < f.slow || f.life() <= 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now, c := time.Now(), &p.lookups
+	if now.Sub(c.since) > f.life() {
+		c.since, c.n = now, 0
+	}
+	c.n++
+	if c.n < fewLookups || p.listing != nil || now.Before(c.again) || f.listed >= maxListed || f.ctxList.Err() != nil {
+		return
+	}
+	l := &listing{asked: f.tick(), at: now, names: map[string]*listedName{}}
+	p.listing = l
+	p.refs++
+	f.work.Go(func() { f.keepListing(p, l) })
+}
+
+// keepListing makes a listing, waits until it is too old, and lets go of it.
+func (f *FS) keepListing(p *inode, l *listing) {
+	err := f.gather(p, l)
+	took := time.Since(l.at)
+	if err == nil {
+		old := time.NewTimer(f.life() - took)
+		select {
+		case <-old.C:
+		case <-f.ctxList.Done():
+			old.Stop()
+		}
+	}
+	f.mu.Lock()
+	p.listing = nil
+	f.listed -= len(l.names)
+	switch {
+	case err != nil: // it may be searched but not read, say: nobody asked for it
+		p.lookups.again = time.Now().Add(maxLife)
+	case l.saved*wastedShare < len(l.names):
+		p.lookups.again = time.Now().Add(wastedPause * took)
+	}
+	f.mu.Unlock()
+	for _, e := range l.names {
+		if e.Node != nil {
+			f.vol.Forget(e.Node)
+		}
+	}
+	f.unref(p, 1)
+}
+
+func (f *FS) gather(p *inode, l *listing) (err error) {
+	s, err := f.vol.ReadDir(f.ctxList, p.node)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	for {
+		batch, err := s.Next(f.ctxList)
+		f.mu.Lock()
+		if l.whole = errors.Is(err, io.EOF); l.whole {
+			err = nil
+		}
+		spare := f.addListed(l, batch)
+		full := f.listed >= maxListed
+		f.mu.Unlock()
+		for _, n := range spare {
+			f.vol.Forget(n)
+		}
+		if err != nil || l.whole || full {
+			return err
+		}
+	}
+}
+
+// addListed adds entries to l and answers the nodes it has no use for. What
+// has several names may have been changed by another of them: the server is
+// asked for such. The caller holds mu.
+func (f *FS) addListed(l *listing, batch []volume.DirEntry) (spare []volume.Node) {
+	for _, e := range batch {
+		if l.names[e.Name] == nil && validName(e.Name) {
+			many := e.Attr.Nlink > 1 && e.Attr.Mode&syscall.S_IFMT != syscall.S_IFDIR
+			l.names[e.Name] = &listedName{e, e.Node == nil || many}
+			f.listed++
+		} else if e.Node != nil {
+			spare = append(spare, e.Node)
+		}
+	}
+	return spare
+}
+
+// void notes that what name in p is has changed. The caller holds mu.
+func (f *FS) void(p *inode, name string) {
+	l := p.listing
+	if l == nil {
+		return
+	}
+	e := l.names[name]
+	if e == nil {
+		e = &listedName{}
+		l.names[name] = e
+		f.listed++
+		if l.folds != nil {
+			l.folds[strings.ToLower(name)] = true
+		}
+	}
+	e.void = true
+}
+
+// listedAs answers a look-up from a listing; ok is false where the server must
+// be asked.
+func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok bool) {
+	f.mu.Lock()
+	l := p.listing
+	if l == nil {
+		f.mu.Unlock()
+		return e, 0, false
+	}
+	age := time.Since(l.at)
+	found := l.names[name]
+	switch {
+	case age >= f.life(), found != nil && found.void:
+		f.mu.Unlock()
+		return e, 0, false
+	case found == nil:
+		ok = l.whole && age < absentLife && !l.mayBe(name)
+		if ok {
+			l.saved++
+		}
+		f.mu.Unlock()
+		if !ok {
+			return e, 0, false
+		}
+		e, no = f.absent()
+		return e, no, true
+	}
+	l.saved++
+	n, a := found.Node, found.Attr
+	found.Node, found.void = nil, true
+	f.mu.Unlock()
+	i, a := f.intern(p, name, n, a, l.asked)
+	e = f.entry(i, a)
+	e.EntryValid, e.AttrValid = e.EntryValid-age, e.AttrValid-age
+	return e, 0, true
+}
+
+// listedAttr answers attributes of an object that nobody has open from a
+// listing, with how long they count.
+func (f *FS) listedAttr(i *inode) (a volume.Attr, valid time.Duration, ok bool) {
+	f.mu.Lock()
+	p := i.parent
+	if p == nil || p.listing == nil {
+		f.mu.Unlock()
+		return a, 0, false
+	}
+	l := p.listing
+	e, age := l.names[i.name], time.Since(l.at)
+	if e == nil || e.void || e.Node != i.node || age >= f.life() || e.Attr.Mode&syscall.S_IFMT != i.typ || i.open() {
+		f.mu.Unlock()
+		return a, 0, false
+	}
+	l.saved++
+	a = e.Attr
+	f.mu.Unlock()
+	return i.learn(a, l.asked), f.opts.AttrTimeout - age, true
+}
+
+// mayBe says that a server could know name, which it did not list, by another
+// spelling: in the other case, normalised, shortened to 8.3, or without what
+// Windows cuts off at the end.
+func (l *listing) mayBe(name string) bool {
+	if strings.HasSuffix(name, ".") || strings.HasSuffix(name, " ") {
+		return true
+	}
+	for i := range len(name) {
+		if name[i] == '~' || name[i] >= 0x80 {
+			return true
+		}
+	}
+	if l.folds == nil {
+		l.folds = make(map[string]bool, len(l.names))
+		for n := range l.names {
+			l.folds[strings.ToLower(n)] = true
+		}
+	}
+	return l.folds[strings.ToLower(name)]
+}
