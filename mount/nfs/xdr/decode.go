@@ -25,8 +25,9 @@ type Decoder struct {
 type Source interface {
 	// ReadTail reads the next len(p) bytes into p.
 	ReadTail(p []byte) error
-	// Tail reads the next n bytes, which are all, into memory of its own.
-	Tail(n int) ([]byte, error)
+	// Whole answers head and the next n bytes, which are all, in one piece of
+	// memory of its own.
+	Whole(head []byte, n int) ([]byte, error)
 }
 
 // NewDecoder decodes p, which results alias.
@@ -73,12 +74,12 @@ func (d *Decoder) fill(n int) bool {
 		d.Fail("%d bytes wanted, %d left", n, d.Remaining())
 		return false
 	}
-	tail, err := d.more.Tail(d.rest)
+	all, err := d.more.Whole(d.buf, d.rest)
 	if err != nil {
 		d.stop(err)
 		return false
 	}
-	d.buf, d.rest = append(d.buf[:len(d.buf):len(d.buf)], tail...), 0
+	d.buf, d.rest = all, 0
 	return true
 }
 

@@ -114,6 +114,16 @@ func (e *Encoder) OpaqueRef(p []byte) {
 	e.pad(len(p))
 }
 
+// Join appends what o has: a copy, but for what o refers to. o must not be
+// Reset before e is.
+func (e *Encoder) Join(o *Encoder) {
+	for _, r := range o.refs {
+		e.refs = append(e.refs, ref{len(e.buf) + r.at, r.data})
+	}
+	e.n += o.n
+	e.buf = append(e.buf, o.buf...)
+}
+
 func (e *Encoder) pad(n int) {
 	var zero [4]byte
 	e.buf = append(e.buf, zero[:-n&3]...)

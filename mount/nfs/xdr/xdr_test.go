@@ -111,9 +111,9 @@ func (s tail) ReadTail(p []byte) error {
 	return err
 }
 
-func (s tail) Tail(n int) ([]byte, error) {
-	p := make([]byte, n)
-	return p, s.ReadTail(p)
+func (s tail) Whole(head []byte, n int) ([]byte, error) {
+	p := make([]byte, len(head)+n)
+	return p, s.ReadTail(p[copy(p, head):])
 }
 
 func TestTail(t *testing.T) {
