@@ -239,7 +239,9 @@ func Start(t testing.TB, o seccomp.Options, program string, args ...string) *Gue
 	g := &Guest{ours: ends[0], Listener: -1}
 	g.cmd = exec.Command("/proc/self/exe")
 	// The race detector sleeps for a second before it ends a process.
-	g.cmd.Env = append(os.Environ(), env+"="+string(text), "GORACE=atexit_sleep_ms=0")
+	// Without SIGURG, by which Go stops its goroutines: no call is interrupted
+	// but by who means to.
+	g.cmd.Env = append(os.Environ(), env+"="+string(text), "GORACE=atexit_sleep_ms=0", "GODEBUG=asyncpreemptoff=1")
 	g.cmd.ExtraFiles = []*os.File{theirs}
 	g.cmd.Stdout, g.cmd.Stderr = os.Stderr, os.Stderr
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{
