@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,10 +83,17 @@ func OpenLink(fd int) (*Link, error) {
 	return &Link{uc}, nil
 }
 
+// patience is how long the other side may leave a full link unread: a guest
+// that has taken init over must not hold the keeper up.
+const patience = 5 * time.Second
+
 // Send writes one packet. The descriptors stay the caller's.
 func (l *Link) Send(letter byte, text string, fds ...int) error {
 	if len(text) > maxPacket {
 		return fmt.Errorf("cannot send %d bytes in a packet", len(text))
+	}
+	if err := l.c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("cannot pass a message: %w", err)
 	}
 	return sendFDs(l.c, append([]byte{letter}, text...), fds...)
 }

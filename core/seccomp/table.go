@@ -76,7 +76,7 @@ const (
 	whyOwner = "the superblock belongs to the broker's user namespace, so the kernel says EPERM"
 	whyIDs   = "only root is mapped: the kernel says EINVAL or EPERM, and installers give up"
 	onlyIDs  = "an id other than 0 and -1"
-	doesIDs  = "ids that are not mapped: answers 0 and records them"
+	doesIDs  = "ids that are not mapped are left out, the rest is done"
 )
 
 // table is ordered as it is printed. Numbers: asm/unistd.h of each arch;
@@ -146,7 +146,7 @@ func node(name string, nr Numbers, mode int) Row {
 			// Character device 0/0 is overlayfs's whiteout, which anybody may make.
 			{{Arg: mode, Mask: unix.S_IFMT, Val: unix.S_IFCHR}, {Arg: mode + 1, Mask: ^uint32(0), Val: 0, Not: true}},
 		},
-		Only: "device nodes", Does: "answers 0 and records the node", Why: "the kernel makes device nodes for the real root alone"}
+		Only: "device nodes", Does: "makes an empty file in its place", Why: "the kernel makes device nodes for the real root alone"}
 }
 
 // Table is the whole table, in the order in which it is printed.
