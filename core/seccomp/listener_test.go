@@ -117,10 +117,20 @@ func untilDone(causes chan<- error) seccomp.Handler {
 	}}
 }
 
+// signalled is h with a signal for the caller once it is received.
+func signalled(t *testing.T, g *seccomptest.Guest, h seccomp.Handler) seccomp.Handler {
+	return seccomp.Handler{Serve: func(ctx context.Context, tr *seccomp.Trap) seccomp.Reply {
+		if err := unix.Kill(g.Process.Pid, unix.SIGUSR1); err != nil {
+			t.Error(err)
+		}
+		return h.Serve(ctx, tr)
+	}}
+}
+
 func TestInterrupt(t *testing.T) {
-	g := seccomptest.Start(t, mounts, "alarm", "eintr")
+	g := seccomptest.Start(t, mounts, "wait")
 	causes := make(chan error, 1)
-	serve(t, g, seccomp.Handlers{"mount": untilDone(causes)})
+	serve(t, g, seccomp.Handlers{"mount": signalled(t, g, untilDone(causes))})
 	g.Run(t)
 	expectExit(t, g, int(unix.EINTR))
 	expectInterrupt(t, <-causes)
@@ -139,10 +149,10 @@ func expectInterrupt(t *testing.T, cause error) {
 }
 
 func TestRestart(t *testing.T) {
-	g := seccomptest.Start(t, mounts, "alarm", "restart")
+	g := seccomptest.Start(t, mounts, "wait", "restart")
 	causes := make(chan error, 1)
 	var calls atomic.Int32
-	first := untilDone(causes)
+	first := signalled(t, g, untilDone(causes))
 	serve(t, g, seccomp.Handlers{"mount": {Serve: func(ctx context.Context, tr *seccomp.Trap) seccomp.Reply {
 		if calls.Add(1) == 1 {
 			return first.Serve(ctx, tr)
@@ -159,13 +169,13 @@ func TestRestart(t *testing.T) {
 
 // TestInterruptOfADeafHandler answers for a handler that does not look at its context.
 func TestInterruptOfADeafHandler(t *testing.T) {
-	g := seccomptest.Start(t, mounts, "alarm", "eintr")
+	g := seccomptest.Start(t, mounts, "wait")
 	release, valid := make(chan struct{}), make(chan error, 1)
-	serve(t, g, seccomp.Handlers{"mount": {Serve: func(ctx context.Context, tr *seccomp.Trap) seccomp.Reply {
+	serve(t, g, seccomp.Handlers{"mount": signalled(t, g, seccomp.Handler{Serve: func(ctx context.Context, tr *seccomp.Trap) seccomp.Reply {
 		<-release
 		valid <- tr.Commit()
 		return seccomp.Reply{}
-	}}})
+	}})})
 	g.Run(t)
 	expectExit(t, g, int(unix.EINTR))
 	close(release)

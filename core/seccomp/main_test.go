@@ -26,7 +26,6 @@ func TestMain(m *testing.M) {
 	}
 	seccomptest.Main(m, map[string]seccomptest.Program{
 		"mount":     mount,
-		"alarm":     alarm,
 		"wait":      wait,
 		"two":       twoThreads,
 		"neighbour": neighbour,
@@ -69,18 +68,9 @@ func catch(s unix.Signal, restart bool) {
 	}
 }
 
-// alarm mounts with an alarm to come: "restart" or "eintr".
-func alarm(args []string) int {
-	catch(unix.SIGALRM, args[0] == "restart")
-	if _, err := unix.Setitimer(unix.ItimerReal, unix.Itimerval{Value: unix.Timeval{Usec: 30_000}}); err != nil {
-		panic(err)
-	}
-	return tryMount("//host/share")
-}
-
-// wait mounts with SIGUSR1 caught without SA_RESTART.
-func wait([]string) int {
-	catch(unix.SIGUSR1, false)
+// wait mounts with SIGUSR1 caught: "restart" with SA_RESTART, else without.
+func wait(args []string) int {
+	catch(unix.SIGUSR1, len(args) > 0 && args[0] == "restart")
 	return tryMount("//host/share")
 }
 

@@ -132,7 +132,7 @@ const (
 	stageEnv = "LX_SECCOMPTEST_STAGE"
 )
 
-// blockSignals starts the guest once more with SIGUSR1, SIGUSR2 and SIGALRM
+// blockSignals starts the guest once more with SIGUSR1 and SIGUSR2
 // blocked, for a signal of the process must find the thread that Catch was
 // called on, and none of Go's own.
 func blockSignals() error {
@@ -140,7 +140,7 @@ func blockSignals() error {
 		return nil
 	}
 	var set unix.Sigset_t
-	for _, s := range []unix.Signal{unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM} {
+	for _, s := range []unix.Signal{unix.SIGUSR1, unix.SIGUSR2} {
 		set.Val[0] |= 1 << (s - 1)
 	}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
@@ -155,8 +155,8 @@ func blockSignals() error {
 // saRestart is SA_RESTART.
 const saRestart = 0x10000000
 
-// Catch lets the calling OS thread of a guest receive s (SIGUSR1, SIGUSR2 or
-// SIGALRM), to be caught by a handler that does nothing but end or restart
+// Catch lets the calling OS thread of a guest receive s (SIGUSR1 or
+// SIGUSR2), to be caught by a handler that does nothing but end or restart
 // the call that it interrupts.
 func Catch(s unix.Signal, restart bool) error {
 	// struct sigaction of the kernel, on amd64 and arm64. Go's handler stays.
