@@ -98,6 +98,18 @@ func (t *Table) ReleaseOwner(owner uint64) {
 	}
 }
 
+// Held is what owner holds, by start.
+func (t *Table) Held(owner uint64) (out []fuse.Lk) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, h := range t.held {
+		if h.owner == owner {
+			out = append(out, h.Lk)
+		}
+	}
+	return out
+}
+
 // Empty reports whether nothing is locked or waited for.
 func (t *Table) Empty() bool {
 	t.mu.Lock()

@@ -135,6 +135,19 @@ func TestConversionKeepsTheOldWhenItFails(t *testing.T) {
 	}
 }
 
+func TestHeld(t *testing.T) {
+	var tab Table
+	set(t, &tab, 1, lk(wr, 0, 9))
+	set(t, &tab, 2, lk(rd, 20, 29))
+	set(t, &tab, 1, lk(un, 4, 5))
+	if got := tab.Held(1); len(got) != 2 || got[0].End != 3 || got[1].Start != 6 {
+		t.Errorf("held: %+v", got)
+	}
+	if got := tab.Held(3); got != nil {
+		t.Errorf("a stranger holds %+v", got)
+	}
+}
+
 func TestFlockConversionLosesTheOld(t *testing.T) {
 	var tab Table
 	for owner := range uint64(2) {

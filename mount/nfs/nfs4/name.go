@@ -1,0 +1,305 @@
+package nfs4
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/mount/nfs/nfs4/compound"
+	"github.com/lxbridge/lx/mount/nfs/nfs4/session"
+	"github.com/lxbridge/lx/mount/volume"
+)
+
+// found reads GETFH and GETATTR.
+func (v *Volume) found(r *compound.Reply) (node, volume.Attr, error) {
+	fh, err := r.FH()
+	if err != nil {
+		return "", volume.Attr{}, err
+	}
+	a, err := r.GetAttr()
+	return node(fh), v.attr(&a), err
+}
+
+// Lookup implements volume.Volume.
+func (v *Volume) Lookup(ctx context.Context, dir volume.Node, name string) (volume.Node, volume.Attr, error) {
+	var n node
+	var a volume.Attr
+	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(compound.FH(dir.(node)))
+		q.Lookup(name)
+		q.GetFH()
+		q.GetAttr(v.attrs)
+	}, func(r *compound.Reply) (err error) {
+		if err = r.All(compound.OpPutFH, compound.OpLookup); err == nil {
+			n, a, err = v.found(r)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, volume.Attr{}, fail("find", name, err)
+	}
+	return n, a, nil
+}
+
+// create makes what is not a regular file.
+func (v *Volume) create(ctx context.Context, dir volume.Node, typ uint32, name, target string, mode, rdev uint32) (volume.Node, volume.Attr, error) {
+	var n node
+	var a volume.Attr
+	set := v.settable(volume.SetAttr{Mode: &mode})
+	if typ == compound.TypeLink {
+		set = compound.Settable{}
+	}
+	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(compound.FH(dir.(node)))
+		q.Create(typ, name, target, unix.Major(uint64(rdev)), unix.Minor(uint64(rdev)), &set)
+		q.GetFH()
+		q.GetAttr(v.attrs)
+	}, func(r *compound.Reply) (err error) {
+		if err = r.Next(compound.OpPutFH); err != nil {
+			return err
+		}
+		if err = r.Changed(compound.OpCreate); err == nil {
+			n, a, err = v.found(r)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, volume.Attr{}, fail("create", name, err)
+	}
+	return n, a, nil
+}
+
+// Mkdir implements volume.Volume.
+func (v *Volume) Mkdir(ctx context.Context, dir volume.Node, name string, mode uint32) (volume.Node, volume.Attr, error) {
+	return v.create(ctx, dir, compound.TypeDirectory, name, "", mode&0o7777, 0)
+}
+
+// Symlink implements volume.Symlinker.
+func (v *Volume) Symlink(ctx context.Context, dir volume.Node, name, target string) (volume.Node, volume.Attr, error) {
+	return v.create(ctx, dir, compound.TypeLink, name, target, 0o777, 0)
+}
+
+// Mknod implements volume.Mknoder.
+func (v *Volume) Mknod(ctx context.Context, dir volume.Node, name string, mode, rdev uint32) (volume.Node, volume.Attr, error) {
+	perm := mode & 0o7777
+	switch mode & syscall.S_IFMT {
+	case 0, syscall.S_IFREG:
+		n, a, h, err := v.Create(ctx, dir, name, syscall.O_WRONLY|syscall.O_EXCL, perm)
+		if err == nil {
+			err = h.Close(ctx)
+		}
+		return n, a, err
+	case syscall.S_IFIFO:
+		return v.create(ctx, dir, compound.TypeFIFO, name, "", perm, 0)
+	case syscall.S_IFSOCK:
+		return v.create(ctx, dir, compound.TypeSocket, name, "", perm, 0)
+	case syscall.S_IFCHR:
+		return v.create(ctx, dir, compound.TypeChar, name, "", perm, rdev)
+	case syscall.S_IFBLK:
+		return v.create(ctx, dir, compound.TypeBlock, name, "", perm, rdev)
+	}
+	return nil, volume.Attr{}, fail("create", name, syscall.EINVAL)
+}
+
+// Readlink implements volume.Readlinker.
+func (v *Volume) Readlink(ctx context.Context, n volume.Node) (target string, err error) {
+	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(compound.FH(n.(node)))
+		q.ReadLink()
+	}, func(r *compound.Reply) (err error) {
+		if err = r.Next(compound.OpPutFH); err == nil {
+			target, err = r.ReadLink()
+		}
+		return err
+	})
+	return target, fail("read the link", "", err)
+}
+
+// remove removes a name. REMOVE takes whatever is there, so the same compound
+// looks first whether it is a directory.
+func (v *Volume) remove(ctx context.Context, dir volume.Node, name string, directory bool) error {
+	verify := compound.OpNVerify
+	if directory {
+		verify = compound.OpVerify
+	}
+	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(compound.FH(dir.(node)))
+		q.Lookup(name)
+		q.VerifyType(compound.TypeDirectory, !directory)
+		q.PutFH(compound.FH(dir.(node)))
+		q.Remove(name)
+	}, func(r *compound.Reply) error {
+		if err := r.All(compound.OpPutFH, compound.OpLookup, verify, compound.OpPutFH); err != nil {
+			return err
+		}
+		return r.Changed(compound.OpRemove)
+	})
+	switch {
+	case is(err, compound.ErrSame):
+		err = syscall.EISDIR
+	case is(err, compound.ErrNotSame):
+		err = syscall.ENOTDIR
+	}
+	return fail("remove", name, err)
+}
+
+// Unlink implements volume.Volume.
+func (v *Volume) Unlink(ctx context.Context, dir volume.Node, name string) error {
+	return v.remove(ctx, dir, name, false)
+}
+
+// Rmdir implements volume.Volume.
+func (v *Volume) Rmdir(ctx context.Context, dir volume.Node, name string) error {
+	return v.remove(ctx, dir, name, true)
+}
+
+// Rename implements volume.Volume. The protocol has no flags for it.
+func (v *Volume) Rename(ctx context.Context, dir volume.Node, name string, newDir volume.Node, newName string, flags uint32) error {
+	if flags != 0 {
+		return fail("rename", name, syscall.EINVAL)
+	}
+	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(compound.FH(dir.(node)))
+		q.SaveFH()
+		q.PutFH(compound.FH(newDir.(node)))
+		q.Rename(name, newName)
+	}, func(r *compound.Reply) error {
+		if err := r.All(compound.OpPutFH, compound.OpSaveFH, compound.OpPutFH); err != nil {
+			return err
+		}
+		return r.Changed(compound.OpRename)
+	})
+	return fail("rename", name, err)
+}
+
+// Link implements volume.Linker.
+func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out volume.Attr, err error) {
+	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(compound.FH(n.(node)))
+		q.SaveFH()
+		q.PutFH(compound.FH(dir.(node)))
+		q.Link(name)
+		q.RestoreFH()
+		q.GetAttr(v.attrs)
+	}, func(r *compound.Reply) error {
+		if err := r.All(compound.OpPutFH, compound.OpSaveFH, compound.OpPutFH); err != nil {
+			return err
+		}
+		if err := r.Changed(compound.OpLink); err != nil {
+			return err
+		}
+		if err := r.Next(compound.OpRestoreFH); err != nil {
+			return err
+		}
+		a, err := r.GetAttr()
+		out = v.attr(&a)
+		return err
+	})
+	if is(err, compound.ErrIsDir) {
+		err = syscall.EPERM // link(2)
+	}
+	return out, fail("link", name, err)
+}
+
+// listing is an open directory: the server knows nothing of it but the cookie.
+type listing struct {
+	v        *Volume
+	dir      compound.FH
+	cookie   uint64
+	verifier compound.Verifier
+	end      bool
+	first    []volume.DirEntry
+}
+
+// listSize is how much of a listing one answer may have, in bytes.
+const listSize = 1 << 20
+
+// ReadDir implements volume.Volume.
+func (v *Volume) ReadDir(ctx context.Context, dir volume.Node) (volume.DirStream, error) {
+	l := &listing{v: v, dir: compound.FH(dir.(node))}
+	var err error
+	if l.first, err = l.more(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Next implements volume.DirStream.
+func (l *listing) Next(ctx context.Context) ([]volume.DirEntry, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if entries := l.first; len(entries) > 0 {
+		l.first = nil
+		return entries, nil
+	}
+	if l.end {
+		return nil, io.EOF
+	}
+	entries, err := l.more(ctx)
+	if err == nil && len(entries) == 0 {
+		err = io.EOF
+	}
+	return entries, err
+}
+
+// more asks for entries; there are none only at the end.
+func (l *listing) more(ctx context.Context) (entries []volume.DirEntry, err error) {
+	mask := l.v.attrs.Or(compound.Set(compound.AttrFH, compound.AttrReadDirError))
+	size := uint32(min(listSize, l.v.cfg.RSize))
+	cookie, verifier := l.cookie, l.verifier
+	// Some servers answer NOENT where a name goes while they list.
+	for try := 0; try == 0 || try < 10 && is(err, compound.ErrNoEnt); try++ {
+		err = l.v.call(ctx, func(_ *session.Conn, q *compound.Request) {
+			q.PutFH(l.dir)
+			q.ReadDir(cookie, verifier, size, mask)
+		}, func(r *compound.Reply) (err error) {
+			if err = r.Next(compound.OpPutFH); err != nil {
+				return err
+			}
+			entries = entries[:0]
+			l.verifier, l.end, err = r.ReadDir(func(e *compound.Entry) {
+				l.cookie = e.Cookie
+				entries = append(entries, l.v.entry(e))
+			})
+			return err
+		})
+	}
+	if err == nil && len(entries) == 0 && !l.end {
+		err = &compound.OpError{Op: compound.OpReadDir, Status: compound.ErrTooSmall}
+	}
+	if err != nil {
+		l.cookie, l.verifier = cookie, verifier
+		return nil, fail("list", "", err)
+	}
+	return entries, nil
+}
+
+func (v *Volume) entry(e *compound.Entry) volume.DirEntry {
+	d := volume.DirEntry{Name: e.Name}
+	a := v.attr(&e.Attr)
+	switch a.Mode & syscall.S_IFMT {
+	case syscall.S_IFDIR:
+		d.Type = fs.ModeDir
+	case syscall.S_IFLNK:
+		d.Type = fs.ModeSymlink
+	case syscall.S_IFIFO:
+		d.Type = fs.ModeNamedPipe
+	case syscall.S_IFSOCK:
+		d.Type = fs.ModeSocket
+	case syscall.S_IFBLK:
+		d.Type = fs.ModeDevice
+	case syscall.S_IFCHR:
+		d.Type = fs.ModeDevice | fs.ModeCharDevice
+	}
+	if len(e.FH) > 0 && e.Error == compound.OK && a.Mode&syscall.S_IFMT != 0 {
+		d.Node, d.Attr = node(e.FH), a
+	}
+	return d
+}
+
+// Close implements volume.DirStream.
+func (l *listing) Close() error { return nil }

@@ -1,0 +1,159 @@
+package nfs4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/lxbridge/lx/mount/nfs/nfs4/compound"
+	"github.com/lxbridge/lx/mount/nfs/nfs4/session"
+	"github.com/lxbridge/lx/mount/nfs/rpc"
+)
+
+// holder is the volume as its session knows it.
+type holder struct{ *Volume }
+
+// errLocksLost is what operations on a file answer whose locks the server has
+// dropped: another client may have had them since.
+var errLocksLost = fmt.Errorf("the server has lost the locks on this file: %w", syscall.EIO)
+
+// all is the handles that are open, and the files.
+func (v *Volume) all() (handles []*handle, files []*file) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, f := range v.files {
+		files = append(files, f)
+		for h := range f.handles {
+			handles = append(handles, h)
+		}
+	}
+	return handles, files
+}
+
+// Reclaim implements session.Holder: every open and lock is claimed as one from
+// before the server's restart. Where it does not allow that (no grace period,
+// or the lease had ended) files are opened as new and their locks are lost.
+func (v holder) Reclaim(ctx context.Context, c *session.Conn) error {
+	handles, files := v.all()
+	for _, f := range files {
+		f.forget()
+	}
+	for _, h := range handles {
+		err := h.reclaim(ctx, c)
+		var st compound.Status
+		switch {
+		case err == nil:
+		case errors.As(err, &st) && st.Class() == compound.Final:
+			h.fail(fmt.Errorf("cannot open the file again: %w", errors.Join(syscall.EIO, err)))
+			v.cfg.Note(fmt.Errorf("an open file is lost: %w", err))
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *handle) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone == nil {
+		h.gone = err
+	}
+}
+
+// reclaim claims h and its locks in a new session.
+func (h *handle) reclaim(ctx context.Context, c *session.Conn) error {
+	h.mu.Lock()
+	skip := h.closed || h.gone != nil
+	h.mu.Unlock()
+	if skip {
+		return nil
+	}
+	err := h.claim(ctx, c.Patient, func(c *session.Conn, q *compound.Request) { q.OpenPrevious(h.share(c), compound.DelegateNone) })
+	switch {
+	case err == nil:
+		return h.reclaimLocks(ctx, c)
+	case is(err, compound.ErrNoGrace), is(err, compound.ErrReclaimBad), is(err, compound.ErrReclaimConflict):
+		h.loseLocks()
+		return h.claim(ctx, c.Patient, h.openFH)
+	}
+	return err
+}
+
+func (h *handle) openFH(c *session.Conn, q *compound.Request) { q.OpenFH(h.share(c)) }
+
+// claim opens h's file by what open appends.
+func (h *handle) claim(ctx context.Context, call caller, open session.Build) error {
+	var o compound.Opened
+	err := call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
+		q.PutFH(h.file.fh)
+		open(c, q)
+	}, func(r *compound.Reply) (err error) {
+		if err = r.Next(compound.OpPutFH); err == nil {
+			o, err = r.Open()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.state = o.State
+	h.mu.Unlock()
+	h.file.granted(&o)
+	return nil
+}
+
+// reopen opens h's file again since the server does not know used any more:
+// the lease had ended, or an administrator took it. Locks are lost then.
+func (h *handle) reopen(ctx context.Context, used compound.StateID) error {
+	select {
+	case <-h.reopening:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { h.reopening <- struct{}{} }()
+	if h.now() != used {
+		return nil // somebody has
+	}
+	h.loseLocks()
+	err := h.claim(ctx, h.file.v.session.Call, h.openFH)
+	var st compound.Status
+	if errors.As(err, &st) {
+		h.fail(err)
+	}
+	return err
+}
+
+// Revoked implements session.Holder: whatever the server took is freed there
+// and opened again.
+func (v holder) Revoked(ctx context.Context) {
+	handles, files := v.all()
+	for _, h := range handles {
+		id := h.now()
+		if v.bad(ctx, h.auth, id) {
+			if err := h.reopen(ctx, id); err != nil {
+				v.cfg.Note(fmt.Errorf("an open file is lost: %w", err))
+			}
+		}
+		h.testLocks(ctx)
+	}
+	for _, f := range files {
+		f.testDelegation(ctx)
+	}
+}
+
+// bad asks whether the server has taken id, and frees it there if so.
+func (v *Volume) bad(ctx context.Context, auth rpc.Auth, id compound.StateID) bool {
+	var verdict []compound.Status
+	err := v.session.Call(ctx, auth, func(_ *session.Conn, q *compound.Request) { q.TestStateID(id) },
+		func(r *compound.Reply) (err error) { verdict, err = r.TestStateID(1); return err })
+	if err != nil || verdict[0] == compound.OK || verdict[0] == compound.ErrOldStateID {
+		return false
+	}
+	// One that the server does not know needs no freeing.
+	_ = v.session.Call(ctx, auth, func(_ *session.Conn, q *compound.Request) { q.FreeStateID(id) },
+		func(r *compound.Reply) error { return r.Next(compound.OpFreeStateID) })
+	return true
+}
