@@ -31,6 +31,8 @@ type world struct {
 	t   testing.TB
 	dir string // of the user who runs lx
 	env []string
+	// enter runs a function where lx is to be started; nil: here.
+	enter func(func() error) error
 }
 
 func newWorld(t testing.TB) *world {
@@ -221,7 +223,11 @@ func (w *world) startCommand(cmd *exec.Cmd) *running {
 	errs, errsEnded := w.pipe(&p.err)
 	defer errs.Close()
 	cmd.Stdout, cmd.Stderr = out, errs
-	if err := cmd.Start(); err != nil {
+	begin := cmd.Start
+	if w.enter != nil {
+		begin = func() error { return w.enter(cmd.Start) }
+	}
+	if err := begin(); err != nil {
 		w.t.Fatal(err)
 	}
 	go func() {

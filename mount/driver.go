@@ -30,10 +30,11 @@ type driver struct {
 // drivers are the types that lx serves.
 var drivers = map[string]*driver{
 	"cifs": &cifsDriver, "smb3": &cifsDriver,
+	"nfs": &nfsDriver, "nfs4": &nfsDriver,
 }
 
 // refused are the types that are recognised, and refused until lx serves them.
-var refused = []string{"nfs", "nfs4", "sshfs", "fuse.sshfs"}
+var refused = []string{"sshfs", "fuse.sshfs"}
 
 // ours says whether a type is not the kernel's business. The driver is nil
 // where it is refused.

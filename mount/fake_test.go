@@ -9,6 +9,7 @@ import (
 
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/mount/memvol"
+	"github.com/lxbridge/lx/mount/nfs"
 	"github.com/lxbridge/lx/mount/option"
 	"github.com/lxbridge/lx/mount/volume"
 )
@@ -20,6 +21,7 @@ type server struct {
 	closed  atomic.Int32
 	drained atomic.Int32
 	last    atomic.Pointer[option.CIFS]
+	lastNFS atomic.Pointer[option.NFS]
 }
 
 // fake makes w connect to a fake server.
@@ -37,7 +39,20 @@ func (w *world) fake(t *testing.T) *server {
 		return fakeVolume{memvol.New(memvol.Options{}), s}, nil
 	}
 	fake.present = func(volume.Volume, option.Options, func(*volume.Attr), func(error)) fileSystem { return files{s} }
-	w.drivers = map[string]*driver{"cifs": &fake}
+	fakeNFS := nfsDriver
+	fakeNFS.connect = func(_ context.Context, n *network, of option.Options, _ func(error)) (volume.Volume, error) {
+		o := of.(*option.NFS)
+		s.dials.Add(1)
+		s.lastNFS.Store(o)
+		w, err := newOwners(n.thread, o)
+		if err != nil {
+			return nil, err
+		}
+		versions := nfs.Versions(o.Vers)
+		return &nfsVolume{fakeVolume{memvol.New(memvol.Options{}), s}, versions[0], w}, nil
+	}
+	fakeNFS.present = fake.present
+	w.drivers = map[string]*driver{"cifs": &fake, "nfs": &fakeNFS, "nfs4": &fakeNFS}
 	return s
 }
 

@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
+	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/mount/memvol"
+	"github.com/lxbridge/lx/mount/nfs"
 	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/volume"
 )
 
 // plan is all that an option can change, as text.
@@ -50,6 +54,79 @@ func TestOptionsReachSomewhere(t *testing.T) {
 		o := option.NewCIFS("cifs")
 		if err := o.Set(option.Param{Name: "vers", Value: vers, Has: true}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// planNFS is all that an option of NFS can change, as text.
+func planNFS(o *option.NFS) string {
+	version := nfs.Versions(o.Vers)[0]
+	v := &nfsVolume{memvol.New(memvol.Options{}), version, &owners{mode: o.IDMap, fixed: o.FixedID}}
+	cfg, server := arrangeNFS(v, o)
+	return fmt.Sprintf("%+v %+v %+v %+v %+v %d", nfsConfig(o), cfg, server, servingNFS(o), o.Mount, v.owners.user(7))
+}
+
+func TestNFSOptionsReachSomewhere(t *testing.T) {
+	base := option.NewNFS("nfs")
+	for name, set := range map[string]func(*option.NFS){
+		"source": func(o *option.NFS) { o.Source = "x:/" }, "host": func(o *option.NFS) { o.Host = "x" }, "path": func(o *option.NFS) { o.Path = "/x" },
+		"addr": func(o *option.NFS) { o.Address = netip.IPv6Loopback() }, "port": func(o *option.NFS) { o.Port = 1 },
+		"clientaddr": func(o *option.NFS) { o.ClientAddr = netip.IPv6Loopback() }, "proto": func(o *option.NFS) { o.IPv6 = true },
+		"mounthost": func(o *option.NFS) { o.MountHost = "x" }, "mountaddr": func(o *option.NFS) { o.MountAddr = netip.IPv6Loopback() },
+		"mountport": func(o *option.NFS) { o.MountPort = 1 }, "vers": func(o *option.NFS) { o.Vers = "3" },
+		"nconnect": func(o *option.NFS) { o.NConnect = 4 }, "resvport": func(o *option.NFS) { o.Ports = option.PortsReserved },
+		"noresvport": func(o *option.NFS) { o.Ports = option.PortsHigh }, "xprtsec": func(o *option.NFS) { o.Xprtsec = "tls" },
+		"soft": func(o *option.NFS) { o.Recovery = option.Soft }, "softerr": func(o *option.NFS) { o.Recovery = option.SoftErr },
+		"timeo": func(o *option.NFS) { o.Timeo = 1 }, "retrans": func(o *option.NFS) { o.Retrans = 0 },
+		"sec": func(o *option.NFS) { o.Sec = "krb5" }, "idmap": func(o *option.NFS) { o.IDMap = option.IDMapGuest },
+		"idmap=4242": func(o *option.NFS) { o.IDMap, o.FixedID = option.IDMapFixed, 4242 },
+		"nolock":     func(o *option.NFS) { o.LocalLocks = true }, "noacl": func(o *option.NFS) { o.NoACL = true },
+		"namlen": func(o *option.NFS) { o.NameMax = 9 }, "nordirplus": func(o *option.NFS) { o.NoRdirPlus = true },
+		"noac": func(o *option.NFS) { o.NoAC = true }, "acregmin": func(o *option.NFS) { o.ACRegMin = time.Hour }, "acregmax": func(o *option.NFS) { o.ACRegMax = 0 },
+		"acdirmin": func(o *option.NFS) { o.ACDirMin = time.Hour }, "acdirmax": func(o *option.NFS) { o.ACDirMax = 0 },
+		"lookupcache=all": func(o *option.NFS) { o.Lookup = option.LookupAll }, "lookupcache=none": func(o *option.NFS) { o.Lookup = option.LookupNone },
+		"nocto": func(o *option.NFS) { o.NoCTO = true }, "rsize": func(o *option.NFS) { o.RSize = 1 }, "wsize": func(o *option.NFS) { o.WSize = 1 },
+		"ro": func(o *option.NFS) { o.Mount.ReadOnly = true },
+	} {
+		o := *base
+		set(&o)
+		if planNFS(&o) == planNFS(base) {
+			t.Errorf("%s changes nothing", name)
+		}
+	}
+}
+
+// Owners as the server has them and as guests see them.
+func TestOwners(t *testing.T) {
+	const single, many = "0 1000 1", "0 1000 1\n1 100000 65536"
+	mounter := guest.IDs{FSUID: 0, FSGID: 0}
+	for _, c := range []struct {
+		maps  string
+		mode  option.IDMap
+		told  map[uint32]uint32 // what the server is told, by guests' ids
+		shown map[uint32]uint32 // what guests see, by the server's
+	}{
+		{single, option.IDMapHost, map[uint32]uint32{0: 1000, 5: nobody}, map[uint32]uint32{1000: 0, 0: 0, 4242: 0}},
+		{single, option.IDMapGuest, map[uint32]uint32{0: 0}, map[uint32]uint32{0: 0, 1000: 0}},
+		{many, option.IDMapHost, map[uint32]uint32{0: 1000, 33: 100032}, map[uint32]uint32{1000: 0, 100032: 33, 0: 0, 4242: 0}},
+		{many, option.IDMapGuest, map[uint32]uint32{0: 0, 33: 33}, map[uint32]uint32{33: 33, 0: 0, 70000: 0}},
+		{many, option.IDMapFixed, map[uint32]uint32{0: 4242, 33: 4242}, map[uint32]uint32{4242: 0, 100032: 33}},
+	} {
+		m := parseIDMap(c.maps)
+		w := &owners{idMaps: idMaps{m, m}, mode: c.mode, fixed: 4242, mounter: mounter}
+		for id, want := range c.told {
+			set := volume.SetAttr{UID: &id, GID: &id}
+			w.accept(&set)
+			if w.user(id) != want || *set.UID != want || *set.GID != want {
+				t.Errorf("%q, idmap=%s: the server is told %d for %d, want %d", c.maps, c.mode, w.user(id), id, want)
+			}
+		}
+		for id, want := range c.shown {
+			a := volume.Attr{UID: id, GID: id}
+			w.present(&a)
+			if a.UID != want || a.GID != want {
+				t.Errorf("%q, idmap=%s: %d is shown as %d:%d, want %d", c.maps, c.mode, id, a.UID, a.GID, want)
+			}
 		}
 	}
 }

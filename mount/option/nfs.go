@@ -63,7 +63,7 @@ type NFS struct {
 
 	NConnect int
 	Ports    Ports
-	Xprtsec  string // none, tls or mtls
+	Xprtsec  string // none or tls
 	Recovery Recovery
 	Timeo    time.Duration
 	Retrans  int
@@ -90,7 +90,7 @@ type NFS struct {
 // NewNFS is the defaults for a file system of type fsType.
 func NewNFS(fsType string) *NFS {
 	o := &NFS{Common: Common{Type: fsType}, NConnect: 1, Xprtsec: "none", Recovery: Hard, Timeo: time.Minute, Retrans: 2,
-		IDMap: IDMapHost, ACRegMax: time.Minute, ACDirMax: time.Minute, Lookup: LookupAll, minor: -1}
+		IDMap: IDMapHost, ACRegMax: time.Minute, ACDirMax: time.Minute, Lookup: LookupPositive, minor: -1}
 	if fsType == "nfs4" {
 		o.Vers = "4"
 	}

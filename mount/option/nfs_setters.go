@@ -54,9 +54,11 @@ var nfsSetters = withFlags(func(o *NFS) *Common { return &o.Common }, map[string
 	"noresvport":  on(func(o *NFS) { o.Ports = PortsHigh }),
 	"xprtsec": func(o *NFS, v value) error {
 		switch v.text {
-		case "none", "tls", "mtls":
+		case "none", "tls":
 			o.Xprtsec = v.text
 			return nil
+		case "mtls":
+			return unsupported(v.name, "mtls: this client has no certificate; none and tls are supported")
 		}
 		return invalid(v.name, "%q is none of none, tls, mtls", v.text)
 	},

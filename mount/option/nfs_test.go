@@ -31,7 +31,7 @@ var nfsSamples = map[string]sample{
 	"sec": {"", "krb5p:sys"}, "idmap": {"", "4242"}, "lock": {"nolock", ""}, "nolock": {}, "local_lock": {"", "all"},
 	"acl": {"noacl", ""}, "noacl": {}, "namlen": {"", "100"}, "rdirplus": {"nordirplus", ""}, "nordirplus": {},
 	"ac": {"noac", ""}, "noac": {}, "acregmin": {"", "5"}, "acregmax": {"", "5"}, "acdirmin": {"", "5"}, "acdirmax": {"", "5"},
-	"actimeo": {"", "5"}, "lookupcache": {"", "pos"}, "cto": {"nocto", ""}, "nocto": {}, "rsize": {"", "65536"}, "wsize": {"", "65536"},
+	"actimeo": {"", "5"}, "lookupcache": {"", "all"}, "cto": {"nocto", ""}, "nocto": {}, "rsize": {"", "65536"}, "wsize": {"", "65536"},
 	"ro": {}, "rw": {"ro", ""}, "sync": {}, "async": {"sync", ""}, "dirsync": {}, "lazytime": {}, "nolazytime": {"lazytime", ""},
 	"nosuid": {}, "suid": {"nosuid", ""}, "nodev": {}, "dev": {"nodev", ""}, "noexec": {}, "exec": {"noexec", ""},
 	"noatime": {}, "relatime": {"noatime", ""}, "sloppy": {},

@@ -43,6 +43,37 @@ type Options struct {
 // that this process may write. Whatever it makes there it removes. Tests that
 // need several user ids are run where this process can become others.
 func Run(t *testing.T, dir string, o Options) {
+	tests := suite(o)
+	for _, name := range o.names(tests) {
+		t.Run(name, func(t *testing.T) {
+			log, failures := check(dir, name, tests[name], o)
+			if log != "" {
+				t.Log(log)
+			}
+			for _, f := range failures {
+				t.Error(f)
+			}
+		})
+	}
+	for _, f := range o.unknown(tests) {
+		t.Error(f)
+	}
+}
+
+// Check is Run for a program that is no test: it tells each test's failures,
+// none where it passed.
+func Check(dir string, o Options, tell func(name string, failures []string)) {
+	tests := suite(o)
+	for _, name := range o.names(tests) {
+		_, failures := check(dir, name, tests[name], o)
+		tell(name, failures)
+	}
+	if f := o.unknown(tests); len(f) > 0 {
+		tell("Exceptions", f)
+	}
+}
+
+func suite(o Options) map[string]func(*T) {
 	tests := map[string]func(*T){}
 	groups := []map[string]func(*T){
 		openTests, unlinkTests, renameTests, linkTests, directoryTests, nameTests, dataTests, sparseTests,
@@ -54,33 +85,44 @@ func Run(t *testing.T, dir string, o Options) {
 	for _, group := range groups {
 		maps.Copy(tests, group)
 	}
-	for name := range o.Exceptions {
+	return tests
+}
+
+// names are the tests to run, in order.
+func (o Options) names(tests map[string]func(*T)) []string {
+	names := slices.Sorted(maps.Keys(tests))
+	if len(o.Only) > 0 {
+		names = slices.DeleteFunc(names, func(name string) bool { return !slices.Contains(o.Only, name) })
+	}
+	return names
+}
+
+// unknown are the exceptions that are no test's.
+func (o Options) unknown(tests map[string]func(*T)) (failures []string) {
+	for _, name := range slices.Sorted(maps.Keys(o.Exceptions)) {
 		if tests[name] == nil {
-			t.Errorf("an exception is named %s, a test is not", name)
+			failures = append(failures, "an exception is named "+name+", a test is not")
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(tests)) {
-		if len(o.Only) > 0 && !slices.Contains(o.Only, name) {
-			continue
-		}
-		t.Run(name, func(t *testing.T) {
-			own := filepath.Join(dir, name)
-			if err := os.Mkdir(own, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			failures := run(own, o, tests[name])
-			reason, excepted := o.Exceptions[name]
-			if excepted {
-				t.Logf("excepted: %s\n%s", reason, strings.Join(failures, "\n"))
-			}
-			for _, f := range verdict(failures, reason, excepted) {
-				t.Error(f)
-			}
-			if err := os.RemoveAll(own); err != nil && !excepted {
-				t.Errorf("cannot remove what the test made: %v", err)
-			}
-		})
+	return failures
+}
+
+// check runs a test in a directory of its own.
+func check(dir, name string, test func(*T), o Options) (log string, failed []string) {
+	own := filepath.Join(dir, name)
+	if err := os.Mkdir(own, 0o755); err != nil {
+		return "", []string{err.Error()}
 	}
+	failures := run(own, o, test)
+	reason, excepted := o.Exceptions[name]
+	if excepted {
+		log = fmt.Sprintf("excepted: %s\n%s", reason, strings.Join(failures, "\n"))
+	}
+	failed = verdict(failures, reason, excepted)
+	if err := os.RemoveAll(own); err != nil && !excepted {
+		failed = append(failed, fmt.Sprintf("cannot remove what the test made: %v", err))
+	}
+	return log, failed
 }
 
 // verdict is what a test with these failures is blamed for.
