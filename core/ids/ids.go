@@ -8,11 +8,7 @@ package ids
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"path"
-	"strconv"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -48,48 +44,6 @@ func change(t *seccomp.Trap) (seccomp.Reply, bool) {
 		return seccomp.Reply{Continue: true}, true
 	}
 	return seccomp.Reply{}, true
-}
-
-// single is the first user namespace seen to have the single-id map, which is
-// the environment's own. It is held open, so that its number names no other.
-var single atomic.Pointer[unix.Stat_t]
-
-// ours says whether the caller lives in a user namespace with the single-id
-// map. A namespace made inside has a map of its own, which the kernel knows.
-func ours(t *seccomp.Trap) bool {
-	link := "/proc/" + strconv.Itoa(t.TID) + "/ns/user"
-	known := single.Load()
-	if known != nil {
-		var st unix.Stat_t
-		if err := unix.Stat(link, &st); err == nil && st.Ino == known.Ino && st.Dev == known.Dev {
-			return true
-		}
-	}
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(t.TID) + "/uid_map")
-	if err != nil {
-		return false
-	}
-	var inside, outside, size uint32
-	n, err := fmt.Sscan(string(b), &inside, &outside, &size)
-	if err != nil || n != 3 || inside != 0 || size != 1 {
-		return false
-	}
-	if known == nil {
-		hold(link)
-	}
-	return true
-}
-
-// hold makes the namespace the known one, for as long as the process lives.
-func hold(link string) {
-	fd, err := unix.Open(link, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || !single.CompareAndSwap(nil, &st) {
-		unix.Close(fd)
-	}
 }
 
 // mapped is id, or -1 where it does not exist.
