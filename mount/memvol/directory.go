@@ -69,10 +69,11 @@ func (d *directory) put(name string, n *node) {
 type stream struct {
 	dir     *node
 	at, end uint64 // the last seq answered, and to answer
+	buf     []volume.DirEntry
 }
 
 // batch is how many entries Next answers at most.
-const batch = 512
+const batch = 128
 
 // Next implements volume.DirStream.
 func (s *stream) Next(ctx context.Context) ([]volume.DirEntry, error) {
@@ -94,7 +95,10 @@ func (s *stream) take() []volume.DirEntry {
 	defer s.dir.mu.RUnlock()
 	order := s.dir.dir.order
 	order = order[sort.Search(len(order), func(i int) bool { return order[i].seq > s.at }):]
-	entries := make([]volume.DirEntry, 0, min(batch, len(order)))
+	if s.buf == nil {
+		s.buf = make([]volume.DirEntry, 0, min(batch, len(order)))
+	}
+	entries := s.buf[:0]
 	for _, e := range order {
 		if e.seq > s.end || len(entries) == batch {
 			break
@@ -106,6 +110,7 @@ func (s *stream) take() []volume.DirEntry {
 		e.n.lookups.Add(1)
 		entries = append(entries, volume.DirEntry{Name: e.name, Type: fileMode(e.n.typ), Node: e.n})
 	}
+	s.buf = entries
 	return entries
 }
 

@@ -15,6 +15,12 @@ type version struct {
 	mtime        time.Time
 }
 
+// shown is what the kernel was told last.
+type shown struct {
+	size  uint64
+	mtime time.Time
+}
+
 func versionOf(a volume.Attr) version { return version{a.Change, a.Size, a.Mtime} }
 
 // same says that nothing changed from v to a, as far as a time of the server's
@@ -98,7 +104,7 @@ func (f *FS) refresh(ctx context.Context, i *inode) (volume.Attr, error) {
 // show is a as the kernel is to see it.
 func (f *FS) show(i *inode, a volume.Attr) fuse.Attr {
 	i.mu.Lock()
-	i.shown = a
+	i.shown = shown{a.Size, a.Mtime}
 	i.mu.Unlock()
 	f.mu.Lock()
 	if i.buried != nil && a.Nlink > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,15 +23,19 @@ type directory struct {
 
 	mu     sync.Mutex // guards what follows; held while the server is asked
 	stream volume.DirStream
-	first  int // number of list[0]
-	list   []listed
+	asked  uint64            // the tick before stream was opened: it may know of nothing later
+	first  int               // number of kept[0]
+	kept   []keptName        // what comes before batch
+	batch  []volume.DirEntry // a Node is nil once it was given on
+	back   volume.DirEntry   // the kept name that is asked for again
 	eof    bool
 }
 
-// listed is an entry; its Node is nil once it was given on.
-type listed struct {
-	volume.DirEntry
-	asked uint64 // the tick at which the server was asked
+// keptName is what is remembered of an entry.
+type keptName struct {
+	name string
+	id   uint64 // Attr.FileID
+	typ  fs.FileMode
 }
 
 // keepNames bounds what an open directory remembers.
@@ -75,54 +80,65 @@ func (f *FS) Releasedir(_, fh uint64) {
 
 // rewind drops what was listed. The caller holds d.mu.
 func (f *FS) rewind(d *directory) {
-	for _, e := range d.list {
-		if e.Node != nil {
-			f.vol.Forget(e.Node)
-		}
-	}
+	f.keep(d)
 	if d.stream != nil {
 		if err := d.stream.Close(); err != nil {
 			f.opts.Note(err)
 		}
 	}
-	d.stream, d.first, d.list, d.eof = nil, 0, nil, false
+	d.stream, d.first, d.kept, d.eof = nil, 0, d.kept[:0], false
 }
 
-// at is entry n, which is asked of the server if need be; io.EOF after the last.
-func (f *FS) at(ctx context.Context, d *directory, n int) (*listed, error) {
+// keep makes names of the batch. The caller holds d.mu.
+func (f *FS) keep(d *directory) {
+	if over := len(d.kept) - keepNames; over > 0 {
+		over += keepNames / 2
+		d.first, d.kept = d.first+over, append(d.kept[:0], d.kept[over:]...)
+	}
+	for i := range d.batch {
+		e := &d.batch[i]
+		if e.Node != nil {
+			f.vol.Forget(e.Node)
+		}
+		d.kept = append(d.kept, keptName{e.Name, e.Attr.FileID, e.Type})
+	}
+	d.batch = nil
+}
+
+// at is entry n, which is asked of the server if need be; io.EOF after the
+// last. It stays good until the next call.
+func (f *FS) at(ctx context.Context, d *directory, n int) (*volume.DirEntry, error) {
 	if n < d.first {
 		f.rewind(d)
 	}
-	for n >= d.first+len(d.list) {
-		if d.eof {
+	for {
+		switch i := n - d.first; {
+		case i < len(d.kept):
+			k := d.kept[i]
+			d.back = volume.DirEntry{Name: k.name, Type: k.typ, Attr: volume.Attr{FileID: k.id}}
+			return &d.back, nil
+		case i < len(d.kept)+len(d.batch):
+			return &d.batch[i-len(d.kept)], nil
+		case d.eof:
 			return nil, io.EOF
-		}
-		if over := len(d.list) - keepNames; over > 0 {
-			over += keepNames / 2
-			for _, e := range d.list[:over] {
-				if e.Node != nil {
-					f.vol.Forget(e.Node)
-				}
-			}
-			d.first, d.list = d.first+over, append([]listed(nil), d.list[over:]...)
 		}
 		if err := f.next(ctx, d); err != nil {
 			return nil, err
 		}
 	}
-	return &d.list[n-d.first], nil
 }
 
 // next lists some more.
 func (f *FS) next(ctx context.Context, d *directory) error {
-	asked := f.tick()
 	if d.stream == nil {
+		d.asked = f.tick()
 		s, err := f.vol.ReadDir(ctx, d.ino.node)
 		if err != nil {
 			return err
 		}
 		d.stream = s
 	}
+	f.keep(d)
 	batch, err := d.stream.Next(ctx)
 	if errors.Is(err, io.EOF) {
 		d.eof = true
@@ -131,14 +147,18 @@ func (f *FS) next(ctx context.Context, d *directory) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range batch {
-		if f.isHidden(d.ino, e.Name) || !validName(e.Name) {
-			if e.Node != nil {
-				f.vol.Forget(e.Node)
-			}
-			continue
+	var spare []volume.Node
+	f.mu.Lock()
+	d.batch = slices.DeleteFunc(batch, func(e volume.DirEntry) bool {
+		bad := !validName(e.Name) || d.ino.graves[e.Name]
+		if bad && e.Node != nil {
+			spare = append(spare, e.Node)
 		}
-		d.list = append(d.list, listed{e, asked})
+		return bad
+	})
+	f.mu.Unlock()
+	for _, n := range spare {
+		f.vol.Forget(n)
 	}
 	return nil
 }
@@ -149,7 +169,7 @@ func validName(name string) bool {
 }
 
 // walk gives the entries after off to emit until it says no.
-func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, e *listed, off uint64) bool) syscall.Errno {
+func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, e *volume.DirEntry, off uint64) bool) syscall.Errno {
 	f.mu.Lock()
 	d := f.dirs[fh]
 	f.mu.Unlock()
@@ -162,12 +182,12 @@ func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, e
 		f.rewind(d)
 	}
 	for ; ; off++ {
-		var e *listed
+		var e *volume.DirEntry
 		switch off {
 		case 0:
-			e = &listed{DirEntry: volume.DirEntry{Name: ".", Type: fs.ModeDir}}
+			e = &volume.DirEntry{Name: ".", Type: fs.ModeDir}
 		case 1:
-			e = &listed{DirEntry: volume.DirEntry{Name: "..", Type: fs.ModeDir}}
+			e = &volume.DirEntry{Name: "..", Type: fs.ModeDir}
 		default:
 			var err error
 			if e, err = f.at(ctx, d, int(off-2)); errors.Is(err, io.EOF) {
@@ -175,7 +195,7 @@ func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, e
 			} else if err != nil {
 				return errno(err)
 			}
-			if f.gone(d.ino, e) {
+			if f.gone(d, e) {
 				continue
 			}
 		}
@@ -187,10 +207,10 @@ func (f *FS) walk(ctx context.Context, fh, off uint64, emit func(d *directory, e
 
 // gone says that we removed a name after the server listed it. A node of a
 // name that we changed otherwise is given back: the kernel is to ask again.
-func (f *FS) gone(dir *inode, e *listed) bool {
+func (f *FS) gone(d *directory, e *volume.DirEntry) bool {
 	f.mu.Lock()
-	changed := dir.touched[e.Name] > e.asked
-	gone := changed && dir.children[e.Name] == nil
+	changed := d.ino.touched[e.Name] > d.asked
+	gone := changed && d.ino.children[e.Name] == nil
 	f.mu.Unlock()
 	if changed && e.Node != nil {
 		f.vol.Forget(e.Node)
@@ -199,7 +219,7 @@ func (f *FS) gone(dir *inode, e *listed) bool {
 	return gone
 }
 
-func (f *FS) dirEntry(d *directory, e *listed, off uint64) fuse.DirEntry {
+func (f *FS) dirEntry(d *directory, e *volume.DirEntry, off uint64) fuse.DirEntry {
 	ino := d.ino.ino
 	switch {
 	case e.Name == ".":
@@ -225,7 +245,7 @@ func (f *FS) dirEntry(d *directory, e *listed, off uint64) fuse.DirEntry {
 
 // ReadDir implements fuse.ReadDirer.
 func (f *FS) ReadDir(ctx context.Context, _, fh, off uint64, sink fuse.DirSink) syscall.Errno {
-	return f.walk(ctx, fh, off, func(d *directory, e *listed, off uint64) bool {
+	return f.walk(ctx, fh, off, func(d *directory, e *volume.DirEntry, off uint64) bool {
 		return sink.Add(f.dirEntry(d, e, off))
 	})
 }
@@ -233,7 +253,7 @@ func (f *FS) ReadDir(ctx context.Context, _, fh, off uint64, sink fuse.DirSink) 
 // ReadDirPlus implements fuse.ReadDirPluser: entries come with their
 // attributes, so that a listing costs no look-ups.
 func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPlusSink) syscall.Errno {
-	return f.walk(ctx, fh, off, func(d *directory, e *listed, off uint64) bool {
+	return f.walk(ctx, fh, off, func(d *directory, e *volume.DirEntry, off uint64) bool {
 		if !sink.Fits(e.Name) {
 			return false
 		}
@@ -241,8 +261,8 @@ func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPl
 			sink.Add(f.dirEntry(d, e, off), fuse.Entry{})
 			return true
 		}
-		i, a := f.intern(d.ino, e.Name, e.Node, e.Attr, e.asked)
-		e.Node, e.Attr = nil, volume.Attr{FileID: e.Attr.FileID}
+		i, a := f.intern(d.ino, e.Name, e.Node, e.Attr, d.asked)
+		e.Node = nil
 		sink.Add(fuse.DirEntry{Name: e.Name, Ino: i.ino, Off: off, Type: direntType(e.Type)}, f.entry(i, a))
 		return true
 	})

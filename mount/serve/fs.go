@@ -67,15 +67,17 @@ type FS struct {
 	feat volume.Features
 	opts Options
 
-	ctx      context.Context // of work that no caller waits for
-	cancel   context.CancelFunc
-	work     sync.WaitGroup
-	notifier atomic.Pointer[Notifier]
-	clock    atomic.Uint64   // see tick
-	slow     time.Duration   // what makes a look-up worth sparing
-	ctxList  context.Context // of listings that no caller waits for
-	stopList context.CancelFunc
-	waiters  lock.Waiters
+	ctx       context.Context // of work that no caller waits for
+	cancel    context.CancelFunc
+	work      sync.WaitGroup
+	notifier  atomic.Pointer[Notifier]
+	clock     atomic.Uint64   // see tick
+	slow      time.Duration   // what makes a look-up worth sparing
+	near      time.Duration   // what makes reading ahead not worth its copies, per piece
+	pieceTime atomic.Int64    // how long reading a piece takes, nanoseconds; 0: not known
+	ctxList   context.Context // of listings that no caller waits for
+	stopList  context.CancelFunc
+	waiters   lock.Waiters
 
 	dirty budget
 	ahead budget
@@ -115,7 +117,7 @@ func New(v volume.Volume, o Options) *FS {
 		files: map[uint64]*file{}, dirs: map[uint64]*directory{}, nextID: fuse.RootID}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.ctxList, f.stopList = context.WithCancel(f.ctx)
-	f.slow = slowLookup
+	f.slow, f.near = slowLookup, nearTime
 	f.dirty.left, f.ahead.left = maxDirty, maxAhead
 	root := f.newInode(fuse.RootID, v.Root(), volume.Attr{Mode: syscall.S_IFDIR})
 	root.ino, root.refs = fuse.RootID, 1

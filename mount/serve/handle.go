@@ -151,7 +151,7 @@ func (f *FS) tryOpen(ctx context.Context, i *inode, flags uint32) (fuse.OpenOut,
 			f.drop(i, h)
 			return fuse.OpenOut{}, err
 		}
-		if a.Size != shown.Size || !a.Mtime.Equal(shown.Mtime) {
+		if a.Size != shown.size || !a.Mtime.Equal(shown.mtime) {
 			f.invalidate(i, -1, 0)
 		}
 	}

@@ -41,7 +41,7 @@ type inode struct {
 	attrAt  time.Time // when the server said so; zero: not to be relied on
 	asked   uint64    // the tick at which it was asked
 	changed uint64    // the tick of our last change of size or times
-	shown   volume.Attr
+	shown   shown
 	seen    version // what the kernel's cached pages are of
 	ours    bool    // all data was written here since the file was empty
 	opens   int

@@ -11,11 +11,12 @@ import (
 )
 
 const (
-	fileAhead = 8           // pieces on their way, per open file
-	aheadAge  = time.Second // how long what was read ahead stays true
-	slack     = 512 << 10   // how far apart reads that the kernel has in flight may come
-	atOnce    = 128 << 10   // a first read of so much, or two in sequence, start reading ahead
-	worthy    = 256 << 10   // smaller files are read as they are asked for
+	fileAhead = 8                      // pieces on their way, per open file
+	aheadAge  = time.Second            // how long what was read ahead stays true
+	slack     = 512 << 10              // how far apart reads that the kernel has in flight may come
+	atOnce    = 128 << 10              // a first read of so much, or two in sequence, start reading ahead
+	worthy    = 256 << 10              // smaller files are read as they are asked for
+	nearTime  = 250 * time.Microsecond // where reading a piece takes less, copying it twice would cost more than waiting
 )
 
 // ahead reads a file in large pieces before they are asked for: the kernel asks
@@ -121,13 +122,34 @@ func (fl *file) readAt(ctx context.Context, dst []byte, off int64) (int, error) 
 	size, total := int(part(fl.fs.feat.MaxRead)), 0
 	for total < len(dst) {
 		p := dst[total:min(len(dst), total+size)]
+		start := time.Now()
 		n, err := h.ReadAt(ctx, p, off+int64(total))
+		fl.fs.took(n, time.Since(start))
 		total += n
 		if err != nil || n < len(p) {
 			return total, err
 		}
 	}
 	return total, nil
+}
+
+// took notes how long a read of n bytes took; small ones tell nothing.
+func (f *FS) took(n int, d time.Duration) {
+	if n < atOnce {
+		return
+	}
+	d = d * defaultPart / time.Duration(n)
+	old := time.Duration(f.pieceTime.Load())
+	if old != 0 {
+		d = old + (d-old)/8
+	}
+	f.pieceTime.Store(int64(d))
+}
+
+// isNear says that the volume is read about as fast as memory.
+func (f *FS) isNear() bool {
+	t := time.Duration(f.pieceTime.Load())
+	return t > 0 && t < f.near
 }
 
 // chunk is the piece that has the byte at off, with a reference, where the
@@ -151,7 +173,7 @@ func (fl *file) chunk(off int64, n int) *chunk {
 	}
 	sequential := a.run >= 2 || a.run == 1 && off == 0 && n >= atOnce
 	if c == nil {
-		if !sequential || size < worthy || start >= size {
+		if !sequential || size < worthy || start >= size || fl.fs.isNear() {
 			return nil
 		}
 		if c = fl.fetch(start); c == nil {
@@ -161,7 +183,11 @@ func (fl *file) chunk(off int64, n int) *chunk {
 	if sequential {
 		a.window = min(a.window+1, fileAhead)
 	}
-	for next := start + defaultPart; next <= start+a.window*defaultPart && next < size; next += defaultPart {
+	far := start + a.window*defaultPart
+	if fl.fs.isNear() {
+		far = start
+	}
+	for next := start + defaultPart; next <= far && next < size; next += defaultPart {
 		if a.chunks[next] == nil && fl.fetch(next) == nil {
 			break
 		}

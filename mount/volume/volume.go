@@ -77,7 +77,8 @@ type Handle interface {
 }
 
 // DirStream yields a listing in batches. Next returns io.EOF, and no entries,
-// after the last. Not safe for concurrent use.
+// after the last. What it answers is the caller's, to change as well, until the
+// next call. Not safe for concurrent use.
 type DirStream interface {
 	Next(ctx context.Context) ([]DirEntry, error)
 	Close() error
