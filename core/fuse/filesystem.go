@@ -108,6 +108,9 @@ type DirPlusSink interface {
 	Add(d DirEntry, e Entry)
 }
 
+// Loan is memory that was lent.
+type Loan interface{ Return() }
+
 // The optional abilities. uid, gid of new nodes are the caller's (CallerOf).
 type (
 	Setattrer interface {
@@ -150,6 +153,12 @@ type (
 	// than len(dst) means end of file.
 	Reader interface {
 		Read(ctx context.Context, node, fh uint64, off int64, dst []byte) (int, syscall.Errno)
+	}
+	// Lender answers a large READ from memory that it has, which spares a copy:
+	// the bytes that Read would answer, unchanged until the loan is returned,
+	// once and soon. Where ok is false Read is asked.
+	Lender interface {
+		Lend(ctx context.Context, node, fh uint64, off int64, n int) (b []byte, loan Loan, ok bool)
 	}
 	// Writer takes data, valid until it returns. flags has FUSE_WRITE_CACHE
 	// where the kernel's page cache writes.

@@ -31,6 +31,7 @@ type request struct {
 	data *buffer                              // a payload that was asked for
 	sent int                                  // bytes of it in the answer
 	tail []byte                               // payload that the FileSystem owns
+	loan Loan                                 // to return when tail was sent
 	dir  dirWriter
 
 	mu    sync.Mutex // guards what follows, and start and hdr.Opcode against the watcher
@@ -183,6 +184,10 @@ func (r *request) finish() bool {
 		r.data = nil
 	}
 	r.tail = nil
+	if r.loan != nil {
+		r.loan.Return()
+		r.loan = nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.used {

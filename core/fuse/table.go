@@ -20,6 +20,7 @@ type abilities struct {
 	opener         Opener
 	creater        Creater
 	reader         Reader
+	lender         Lender
 	writer         Writer
 	flusher        Flusher
 	fsyncer        Fsyncer
@@ -56,6 +57,7 @@ func findAbilities(fs FileSystem) (a abilities) {
 	a.opener, _ = fs.(Opener)
 	a.creater, _ = fs.(Creater)
 	a.reader, _ = fs.(Reader)
+	a.lender, _ = fs.(Lender)
 	a.writer, _ = fs.(Writer)
 	a.flusher, _ = fs.(Flusher)
 	a.fsyncer, _ = fs.(Fsyncer)

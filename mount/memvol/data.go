@@ -51,6 +51,19 @@ func (d *data) read(p []byte, off int64) int {
 	return len(p)
 }
 
+// view is what read would fill n bytes with, where they lie in one piece.
+func (d *data) view(off int64, n int) ([]byte, bool) {
+	if off >= d.size {
+		return nil, false
+	}
+	c, at := d.chunks[off/chunkSize], int(off%chunkSize)
+	end := at + int(min(int64(n), d.size-off))
+	if c == nil || end > len(c.b) {
+		return nil, false
+	}
+	return c.b[at:end:end], true
+}
+
 // write puts p at off. Where the volume is full it answers how much it wrote.
 func (d *data) write(v *Volume, p []byte, off int64) (int, error) {
 	if off < 0 {

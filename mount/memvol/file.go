@@ -89,6 +89,25 @@ func (f *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// Lend implements volume.Lender: the file cannot be written to meanwhile.
+func (f *file) Lend(off int64, n int) ([]byte, fuse.Loan, bool) {
+	if f.enter(context.Background(), f.readable()) != nil || off < 0 {
+		return nil, nil, false
+	}
+	now := time.Now()
+	f.n.mu.RLock()
+	if b, ok := f.n.data.view(off, n); ok && !f.n.stale(now) {
+		return b, (*lent)(f.n), true
+	}
+	f.n.mu.RUnlock()
+	return nil, nil, false
+}
+
+// lent is a node that is locked for reading.
+type lent node
+
+func (n *lent) Return() { n.mu.RUnlock() }
+
 // WriteAt implements volume.Handle.
 func (f *file) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := f.enter(ctx, f.writable()); err != nil {

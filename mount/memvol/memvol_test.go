@@ -1,6 +1,7 @@
 package memvol
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -132,4 +133,58 @@ func count(t *testing.T, d *node) int64 {
 		t.Errorf("a directory has %d links, want %d", d.nlink, links)
 	}
 	return n
+}
+
+// TestLend: what is lent is what would be read, and cannot change meanwhile.
+func TestLend(t *testing.T) {
+	v := New(Options{})
+	n, _, h, err := v.Create(t.Context(), v.Root(), "f", os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Forget(n)
+	data := make([]byte, chunkSize+100)
+	for i := range data {
+		data[i] = byte(i)
+	}
+	if _, err := h.WriteAt(t.Context(), data, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.ReadAt(t.Context(), make([]byte, 1), 0); err != nil { // moves atime
+		t.Fatal(err)
+	}
+	lender := h.(volume.Lender)
+	for _, c := range []struct{ off, n, want int }{{0, 4096, 4096}, {100, 1000, 1000}, {chunkSize, 4096, 100}, {chunkSize - 10, 10, 10}, {chunkSize - 10, 20, -1}, {len(data), 1, -1}, {-1, 1, -1}} {
+		b, loan, ok := lender.Lend(int64(c.off), c.n)
+		if ok != (c.want >= 0) || ok && !bytes.Equal(b, data[c.off:c.off+c.want]) {
+			t.Errorf("%d bytes at %d: %d, %v", c.n, c.off, len(b), ok)
+		}
+		if ok {
+			loan.Return()
+		}
+	}
+	b, loan, ok := lender.Lend(0, 4096)
+	if !ok {
+		t.Fatal("nothing is lent")
+	}
+	written := make(chan error)
+	go func() {
+		_, err := h.WriteAt(t.Context(), []byte("other"), 0)
+		written <- err
+	}()
+	select {
+	case <-written:
+		t.Error("written to while it was lent")
+	default:
+	}
+	if !bytes.Equal(b, data[:4096]) {
+		t.Error("what is lent has changed")
+	}
+	loan.Return()
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	if err := h.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -407,6 +407,41 @@ func TestReadAhead(t *testing.T) {
 	b.end(nil)
 }
 
+// TestLend: what was read ahead is lent as it is, to the end of the file and not
+// beyond a piece; what is not at the server yet is not.
+func TestLend(t *testing.T) {
+	const size, n = 3<<20 + 1000, 128 << 10
+	b := newBed(t, Options{})
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(i >> 9)
+	}
+	b.elsewhere("f", 0, data)
+	e, no := b.fs.Lookup(b.ctx, fuse.RootID, "f")
+	b.ok("lookup", no)
+	fh, _ := b.open(e.Node, syscall.O_RDWR)
+	lend := func(off int64, ok bool, want []byte) {
+		t.Helper()
+		p, loan, got := b.fs.Lend(b.ctx, e.Node, fh, off, n)
+		if got != ok || !bytes.Equal(p, want) {
+			t.Errorf("%d bytes at %d, %v; want %d, %v", len(p), off, got, len(want), ok)
+		}
+		if got {
+			loan.Return()
+		}
+	}
+	for off := int64(0); off < size; off += n {
+		lend(off, true, data[off:min(off+n, size)])
+	}
+	lend(size, true, nil)
+	lend(1<<20-4096, false, nil)
+	b.write(e.Node, fh, 2<<20, []byte("new"))
+	lend(2<<20, false, nil)
+	b.fs.Release(e.Node, fh, 0, 0)
+	b.fs.Forget(e.Node, 1)
+	b.end(nil)
+}
+
 // TestCloseToOpen: pages are kept where nothing changed, also after own
 // writes, and not where somebody else wrote.
 func TestCloseToOpen(t *testing.T) {

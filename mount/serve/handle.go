@@ -269,7 +269,7 @@ func (f *FS) release(fl *file) {
 		// noted as it happened.
 		_ = i.flush(f.ctx)
 	}
-	fl.ahead.dropAll(f)
+	fl.ahead.dropAll()
 	fl.unlockRest()
 	i.mu.Lock()
 	delete(i.files, fl)

@@ -17,7 +17,7 @@ import (
 // was told when the server was asked. Own changes void what was listed.
 
 const (
-	fewLookups  = 4                     // so many in a listing's life are worth a listing
+	fewLookups  = 4                     // so many slow ones in a listing's life are worth a listing
 	slowLookup  = 50 * time.Microsecond // one that takes less is not worth sparing
 	maxListed   = 1 << 16               // names kept, of all directories
 	maxLife     = 30 * time.Second      // of a listing
@@ -26,7 +26,7 @@ const (
 	wastedPause = 8                     // is not made again for so many times what it took
 )
 
-// lookups counts the slow ones in a directory.
+// lookups counts those in a directory that took long, one after the other.
 type lookups struct {
 	since time.Time
 	n     int
@@ -67,12 +67,17 @@ func (f *FS) lookedUpAt(i *inode, took time.Duration) {
 // lookedUp notes that the server was asked for a name in p, which took so long,
 // and lists p where that seems worth it.
 func (f *FS) lookedUp(p *inode, took time.Duration) {
-	if took < f.slow || f.life() <= 0 {
+	if f.life() <= 0 {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now, c := time.Now(), &p.lookups
+	c := &p.lookups
+	if took < f.slow {
+		c.n = 0
+		return
+	}
+	now := time.Now()
 	if now.Sub(c.since) > f.life() {
 		c.since, c.n = now, 0
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
+	"github.com/lxbridge/lx/mount/volume"
 )
 
 const (
@@ -32,6 +33,7 @@ type ahead struct {
 
 // chunk is a piece of a file, read or being read.
 type chunk struct {
+	fs   *FS
 	off  int64
 	buf  *[]byte
 	n    int // bytes read; less than a piece: the file ends there
@@ -82,10 +84,10 @@ func (fl *file) read(ctx context.Context, off int64, dst []byte) (int, error) {
 			return total + n, err
 		}
 		n, err := c.copy(ctx, dst[total:], off+int64(total))
-		fl.fs.put(c)
+		c.Return()
 		total += n
 		if err != nil {
-			fl.ahead.dropAll(fl.fs)
+			fl.ahead.dropAll()
 			return total, err
 		}
 		if n == 0 || (off+int64(total))%defaultPart != 0 {
@@ -106,6 +108,42 @@ func (c *chunk) copy(ctx context.Context, dst []byte, off int64) (int, error) {
 		return 0, c.err
 	}
 	return copy(dst, (*c.buf)[min(int(off-c.off), c.n):c.n]), nil
+}
+
+// Lend implements fuse.Lender with what was read ahead, or with the volume's
+// own memory. While data is not at the server yet, Read puts it together.
+func (f *FS) Lend(ctx context.Context, _, fh uint64, off int64, n int) ([]byte, fuse.Loan, bool) {
+	fl, no := f.file(fh)
+	if no != 0 || f.opts.Cache == None || fl.h.mode == syscall.O_WRONLY || !fl.ino.clean() {
+		return nil, nil, false
+	}
+	c := fl.chunk(off, n)
+	if c == nil {
+		if v, ok := fl.h.Handle.(volume.Lender); ok && f.isNear() {
+			return v.Lend(off, n)
+		}
+		return nil, nil, false
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		c.Return()
+		return nil, nil, false
+	}
+	from := int(off - c.off)
+	to := min(from+n, c.n)
+	if c.err != nil || from > to || from+n > defaultPart {
+		c.Return()
+		return nil, nil, false
+	}
+	return (*c.buf)[from:to], c, true
+}
+
+// clean says that all that was written is at the server.
+func (i *inode) clean() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.behind.pieces) == 0
 }
 
 // readAt reads past the window, in parts of the volume's size.
@@ -161,14 +199,14 @@ func (fl *file) chunk(off int64, n int) *chunk {
 	switch end := off + int64(n); {
 	case off < a.high-slack || off > a.high+slack:
 		a.run, a.window, a.high = 0, 0, end
-		a.dropLocked(fl.fs)
+		a.dropLocked()
 	case end > a.high:
 		a.run, a.high = a.run+1, end
 	}
 	start := off / defaultPart * defaultPart
 	c := a.chunks[start]
 	if c != nil && c.stale() {
-		a.dropLocked(fl.fs)
+		a.dropLocked()
 		c = nil
 	}
 	sequential := a.run >= 2 || a.run == 1 && off == 0 && n >= atOnce
@@ -195,7 +233,7 @@ func (fl *file) chunk(off int64, n int) *chunk {
 	for o, old := range a.chunks { // what a reader in sequence has left behind
 		if o+defaultPart+slack < start {
 			delete(a.chunks, o)
-			fl.fs.put(old)
+			old.Return()
 		}
 	}
 	c.refs.Add(1)
@@ -245,7 +283,7 @@ func (fl *file) fetch(off int64) *chunk {
 	}
 	h.used++
 	i.mu.Unlock()
-	c := &chunk{off: off, buf: chunkBuffers.Get().(*[]byte), done: make(chan struct{})}
+	c := &chunk{fs: f, off: off, buf: chunkBuffers.Get().(*[]byte), done: make(chan struct{})}
 	c.refs.Store(2)
 	if fl.ahead.chunks == nil {
 		fl.ahead.chunks = map[int64]*chunk{}
@@ -255,30 +293,30 @@ func (fl *file) fetch(off int64) *chunk {
 		c.n, c.err = fl.readAt(f.ctx, *c.buf, off)
 		c.at = time.Now()
 		close(c.done)
-		f.put(c)
+		c.Return()
 		f.drop(i, h)
 	})
 	return c
 }
 
-// put gives a reference back; the last frees the buffer.
-func (f *FS) put(c *chunk) {
+// Return gives a reference back; the last frees the buffer.
+func (c *chunk) Return() {
 	if c.refs.Add(-1) == 0 {
 		chunkBuffers.Put(c.buf)
-		f.ahead.give(defaultPart)
+		c.fs.ahead.give(defaultPart)
 	}
 }
 
-func (a *ahead) dropAll(f *FS) {
+func (a *ahead) dropAll() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.dropLocked(f)
+	a.dropLocked()
 }
 
-func (a *ahead) dropLocked(f *FS) {
+func (a *ahead) dropLocked() {
 	for o, c := range a.chunks {
 		delete(a.chunks, o)
-		f.put(c)
+		c.Return()
 	}
 }
 
@@ -298,7 +336,7 @@ func (i *inode) dropAhead(off, end int64) {
 			// One that may be short says where the file ends.
 			if o < end && (off < o+defaultPart || !c.full()) {
 				delete(fl.ahead.chunks, o)
-				fl.fs.put(c)
+				c.Return()
 			}
 		}
 		fl.ahead.mu.Unlock()
@@ -316,11 +354,14 @@ func (f *FS) dropStale() {
 		for o, c := range fl.ahead.chunks {
 			if c.stale() {
 				delete(fl.ahead.chunks, o)
-				f.put(c)
+				c.Return()
 			}
 		}
 		fl.ahead.mu.Unlock()
 	}
 }
 
-var _ fuse.Reader = (*FS)(nil)
+var (
+	_ fuse.Reader = (*FS)(nil)
+	_ fuse.Lender = (*FS)(nil)
+)

@@ -171,6 +171,12 @@ type (
 	Seeker interface {
 		Seek(ctx context.Context, h Handle, off int64, whence int) (int64, error)
 	}
+	// Lender is an ability of a Handle in whose memory files are: the bytes that
+	// ReadAt would answer, unchanged until the loan is returned, soon, since
+	// writers wait for it. Where ok is false ReadAt is to be called.
+	Lender interface {
+		Lend(off int64, n int) (b []byte, loan fuse.Loan, ok bool)
+	}
 	// Accesser asks the server whether the caller (CallerOf) may; used where
 	// modes are not real.
 	Accesser interface {
