@@ -19,6 +19,7 @@ const (
 	ErrAccess          Status = 13
 	ErrExist           Status = 17
 	ErrXDev            Status = 18
+	ErrNoSpc           Status = 28
 	ErrNotDir          Status = 20
 	ErrIsDir           Status = 21
 	ErrInval           Status = 22
@@ -96,7 +97,7 @@ var statuses = map[Status]struct {
 	ErrPerm: {"PERM", syscall.EPERM}, ErrNoEnt: {"NOENT", syscall.ENOENT}, ErrIO: {"IO", syscall.EIO},
 	ErrNXIO: {"NXIO", syscall.ENXIO}, ErrAccess: {"ACCESS", syscall.EACCES}, ErrExist: {"EXIST", syscall.EEXIST},
 	ErrXDev: {"XDEV", syscall.EXDEV}, 19: {"NODEV", syscall.ENODEV}, ErrNotDir: {"NOTDIR", syscall.ENOTDIR}, ErrIsDir: {"ISDIR", syscall.EISDIR},
-	ErrInval: {"INVAL", syscall.EINVAL}, 27: {"FBIG", syscall.EFBIG}, 28: {"NOSPC", syscall.ENOSPC},
+	ErrInval: {"INVAL", syscall.EINVAL}, 27: {"FBIG", syscall.EFBIG}, ErrNoSpc: {"NOSPC", syscall.ENOSPC},
 	30: {"ROFS", syscall.EROFS}, 31: {"MLINK", syscall.EMLINK}, 63: {"NAMETOOLONG", syscall.ENAMETOOLONG},
 	66: {"NOTEMPTY", syscall.ENOTEMPTY}, 69: {"DQUOT", syscall.EDQUOT}, 70: {"STALE", syscall.ESTALE},
 	ErrBadHandle: {"BADHANDLE", syscall.ESTALE}, ErrBadCookie: {"BAD_COOKIE", syscall.EIO},
