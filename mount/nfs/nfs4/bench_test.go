@@ -54,7 +54,10 @@ func BenchmarkGanesha(b *testing.B) {
 	}
 	read := func(p []byte, i int) error { _, err := h.ReadAt(b.Context(), p, int64(i%256)*mib); return err }
 	write := func(p []byte, i int) error { _, err := h.WriteAt(b.Context(), p, int64(i%256)*mib); return err }
-	random := func(p []byte, _ int) error { _, err := h.ReadAt(b.Context(), p, rand.Int64N(256*mib)&^4095); return err }
+	random := func(p []byte, _ int) error {
+		_, err := h.ReadAt(b.Context(), p, rand.Int64N(256*mib)&^4095)
+		return err
+	}
 	b.Run("read-1", func(b *testing.B) { many(b, 1, mib, read) })
 	b.Run("read-4", func(b *testing.B) { many(b, 4, mib, read) })
 	b.Run("write-1", func(b *testing.B) { many(b, 1, mib, write) })

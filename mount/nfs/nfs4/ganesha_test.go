@@ -43,7 +43,7 @@ func dial(t testing.TB, cfg Config) *Volume {
 
 func TestGaneshaContract(t *testing.T) {
 	s := nfstest.New(t, nfstest.Options{No3: true})
-	for _, minor := range []uint32{2, 1} {
+	for _, minor := range []uint32{2, 1, 0} {
 		t.Run(fmt.Sprintf("4.%d", minor), func(t *testing.T) {
 			volumetest.Contract(t, func() volume.Volume {
 				cfg := config(s, nfstest.Data, minor)

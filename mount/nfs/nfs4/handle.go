@@ -36,7 +36,7 @@ type handle struct {
 	file   *file
 	auth   rpc.Auth
 	access uint32 // ShareRead, ShareWrite
-	owner  uint64
+	owner  *sequenced
 
 	reopening chan struct{} // holds one token: whoever has it may open again
 
@@ -81,14 +81,18 @@ func (f *file) drop() {
 }
 
 func (v *Volume) newHandle(ctx context.Context, access uint32) *handle {
-	h := &handle{auth: v.cfg.Auth(ctx), access: access, owner: v.owners.Add(1), reopening: make(chan struct{}, 1)}
+	h := &handle{auth: v.cfg.Auth(ctx), access: access, owner: v.idle.get(), reopening: make(chan struct{}, 1)}
+	if h.owner == nil {
+		h.owner = v.newOwner()
+	}
 	h.reopening <- struct{}{}
 	return h
 }
 
 // share is what an OPEN of h asks for.
 func (h *handle) share(c *session.Conn) compound.Share {
-	return compound.Share{Access: h.access, Client: c.Client(), Owner: h.owner}
+	id, seq := h.owner.next()
+	return compound.Share{Access: h.access, Client: c.Client(), Owner: id, Seq: seq}
 }
 
 // opened makes h an open of fh.
@@ -141,6 +145,9 @@ func (v *Volume) Open(ctx context.Context, n volume.Node, flags int) (volume.Han
 
 // open opens fh as h, at once or, in another compound, truncates it.
 func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate bool) error {
+	if v.places != nil {
+		return v.openNamed(ctx, h, fh, truncate)
+	}
 	var o compound.Opened
 	zero := uint64(0)
 	set := compound.Settable{Size: &zero}
@@ -164,6 +171,23 @@ func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate b
 		if err != nil {
 			err = errors.Join(err, h.Close(ctx))
 		}
+	}
+	return err
+}
+
+// openNamed is open for 4.0.
+func (v *Volume) openNamed(ctx context.Context, h *handle, fh compound.FH, truncate bool) error {
+	o, err := h.openByName(ctx, v.session.Call, v, fh)
+	if err != nil {
+		return err
+	}
+	v.opened(h, fh, &o)
+	if !truncate {
+		return nil
+	}
+	zero := uint64(0)
+	if _, err = v.Setattr(ctx, node(fh), h, volume.SetAttr{Size: &zero}); err != nil {
+		err = errors.Join(err, h.Close(ctx))
 	}
 	return err
 }
@@ -201,6 +225,10 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 		_, _ = rand.Read(verifier[:]) // cannot fail
 		// Servers keep the verifier where the times belong.
 		after = &compound.Settable{ServerTimes: true}
+	case flags&syscall.O_EXCL != 0 && v.cfg.Minor == 0:
+		how = compound.CreateExclusive
+		_, _ = rand.Read(verifier[:])
+		after = &compound.Settable{ServerTimes: true, Mode: &mode}
 	case flags&syscall.O_EXCL != 0:
 		how = compound.CreateGuarded
 	case flags&syscall.O_TRUNC != 0:
@@ -219,7 +247,9 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 		if err = r.Next(compound.OpPutFH); err != nil {
 			return err
 		}
-		if o, err = r.Open(); err != nil {
+		o, err = r.Open()
+		h.owner.answered(err)
+		if err != nil {
 			return err
 		}
 		var fh compound.FH
@@ -237,6 +267,8 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 		return err
 	})
 	if o.State != (compound.StateID{}) && n != "" {
+		err = errors.Join(err, h.confirm(ctx, v.session.Call, compound.FH(n), &o))
+		v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
 		v.opened(h, compound.FH(n), &o)
 		if err != nil {
 			err = errors.Join(err, h.Close(ctx))
@@ -331,17 +363,19 @@ func (h *handle) Close(ctx context.Context) error {
 func (h *handle) shut(ctx context.Context) error {
 	v := h.file.v
 	err := v.finish(context.WithoutCancel(ctx), func(ctx context.Context) error {
-		return v.session.Call(ctx, h.auth, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(h.file.fh)
-			q.Close(0, h.now())
-		}, func(r *compound.Reply) error {
-			if err := r.Next(compound.OpPutFH); err != nil {
-				return err
-			}
-			_, err := r.State(compound.OpClose)
+		if err := h.owner.begin(ctx); err != nil {
 			return err
-		})
+		}
+		defer h.owner.end()
+		return v.session.Call(ctx, h.auth, func(_ *session.Conn, q *compound.Request) {
+			_, seq := h.owner.next()
+			q.PutFH(h.file.fh)
+			q.Close(seq, h.now())
+		}, h.readClose)
 	}, func() {})
+	if err == nil {
+		v.idle.put(h.owner)
+	}
 	var st compound.Status
 	if errors.As(err, &st) && (st.Class() == compound.State || st.Errno() == syscall.ESTALE) {
 		return nil // there is nothing to give back

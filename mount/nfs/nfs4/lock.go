@@ -28,35 +28,54 @@ type locks struct {
 
 	lost atomic.Int32 // owners in gone
 
-	mu    sync.Mutex
-	gone  map[uint64]bool // owners whose locks the server dropped, until they unlock
-	freed chan struct{}   // closed when a lock may have become free at the server
+	mu     sync.Mutex
+	owners map[uint64]*sequenced
+	gone   map[uint64]bool // owners whose locks the server dropped, until they unlock
+	freed  chan struct{}   // closed when a lock may have become free at the server
 }
 
 // lockState is an owner's state at the server, beneath one open.
 type lockState struct {
-	turn chan struct{} // one token: 4.0 wants an owner's calls in order
+	*sequenced // shared by the states of one owner on a file
 
-	mu sync.Mutex
-	id compound.StateID // zero before the first lock
-	n  uint32           // of the next call; 4.0 only
+	stateMu sync.Mutex
+	id      compound.StateID // zero before the first lock
 }
 
 // state is what is sent to the server; ok where there is any.
-func (ls *lockState) state(minor uint32) (id compound.StateID, seq uint32, ok bool) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
+func (ls *lockState) state() (id compound.StateID, ok bool) {
+	ls.stateMu.Lock()
+	defer ls.stateMu.Unlock()
 	ok = ls.id != (compound.StateID{})
-	if id = ls.id; minor > 0 {
+	if id = ls.id; ls.minor > 0 {
 		id.Seq = 0
 	}
-	return id, ls.n, ok
+	return id, ok
 }
 
 func (ls *lockState) set(id compound.StateID) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
+	ls.stateMu.Lock()
+	defer ls.stateMu.Unlock()
 	ls.id = id
+}
+
+// owner is what the server knows a lock owner as: one for all files in 4.1,
+// and in 4.0, which numbers its calls, one for each.
+func (f *file) owner(id uint64) *sequenced {
+	l := &f.locks
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.owners[id]
+	if o == nil {
+		if o = f.v.newOwner(); f.v.cfg.Minor > 0 {
+			o.id = id
+		}
+		if l.owners == nil {
+			l.owners = map[uint64]*sequenced{}
+		}
+		l.owners[id] = o
+	}
+	return o
 }
 
 func lockType(typ uint32, wait bool) uint32 {
@@ -87,9 +106,10 @@ func (v *Volume) Getlk(ctx context.Context, vh volume.Handle, owner uint64, lk f
 	var d compound.Denied
 	var taken bool
 	off, n := extent(lk)
+	id, _ := h.file.owner(owner).next()
 	err = v.session.Call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
 		q.PutFH(h.file.fh)
-		q.LockT(lockType(lk.Type, false), off, n, compound.LockOwner{Client: c.Client(), ID: owner})
+		q.LockT(lockType(lk.Type, false), off, n, compound.LockOwner{Client: c.Client(), ID: id})
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err == nil {
 			d, taken, err = r.LockT()
@@ -196,8 +216,7 @@ func (h *handle) lockState(owner uint64, made bool) *lockState {
 		if h.locks == nil {
 			h.locks = map[uint64]*lockState{}
 		}
-		ls = &lockState{turn: make(chan struct{}, 1)}
-		ls.turn <- struct{}{}
+		ls = &lockState{sequenced: h.file.owner(owner)}
 		h.locks[owner] = ls
 	}
 	return ls
@@ -205,38 +224,45 @@ func (h *handle) lockState(owner uint64, made bool) *lockState {
 
 func (h *handle) tryLock(ctx context.Context, owner uint64, lk fuse.Lk, wait bool) error {
 	ls := h.lockState(owner, true)
-	select {
-	case <-ls.turn:
-	case <-ctx.Done():
-		return ctx.Err()
+	for _, o := range []*sequenced{ls.sequenced, h.owner} {
+		if err := o.begin(ctx); err != nil {
+			return err
+		}
+		defer o.end()
 	}
-	defer func() { ls.turn <- struct{}{} }()
 	return h.do(ctx, func(c *session.Conn, q *compound.Request, id compound.StateID) {
 		q.PutFH(h.file.fh)
-		h.putLock(c, q, id, ls, owner, lk, false, wait)
-	}, func(r *compound.Reply) error { return ls.read(r) })
+		h.putLock(c, q, id, ls, lk, false, wait)
+	}, h.readLock(ls))
 }
 
-func (h *handle) putLock(c *session.Conn, q *compound.Request, open compound.StateID, ls *lockState, owner uint64, lk fuse.Lk, reclaim, wait bool) {
+func (h *handle) putLock(c *session.Conn, q *compound.Request, open compound.StateID, ls *lockState, lk fuse.Lk, reclaim, wait bool) {
 	off, n := extent(lk)
 	typ := lockType(lk.Type, wait)
-	id, seq, ok := ls.state(h.file.v.cfg.Minor)
-	if !ok {
-		q.LockNew(typ, reclaim, off, n, 0, open, 0, compound.LockOwner{Client: c.Client(), ID: owner})
+	owner, seq := ls.next()
+	if id, ok := ls.state(); ok {
+		q.LockMore(typ, reclaim, off, n, id, seq)
 		return
 	}
-	q.LockMore(typ, reclaim, off, n, id, seq)
+	_, openSeq := h.owner.next()
+	q.LockNew(typ, reclaim, off, n, openSeq, open, seq, compound.LockOwner{Client: c.Client(), ID: owner})
 }
 
-func (ls *lockState) read(r *compound.Reply) error {
-	if err := r.Next(compound.OpPutFH); err != nil {
+func (h *handle) readLock(ls *lockState) func(*compound.Reply) error {
+	return func(r *compound.Reply) error {
+		if err := r.Next(compound.OpPutFH); err != nil {
+			return err
+		}
+		id, _, err := r.Lock()
+		if _, ok := ls.state(); !ok {
+			h.owner.answered(err)
+		}
+		ls.answered(err)
+		if err == nil {
+			ls.set(id)
+		}
 		return err
 	}
-	id, _, err := r.Lock()
-	if err == nil {
-		ls.set(id)
-	}
-	return err
 }
 
 // unlock gives back what owner holds of a range, through whichever open it got it.
@@ -277,23 +303,21 @@ func (h *handle) unlock(ctx context.Context, owner uint64, lk fuse.Lk, forget bo
 		return nil
 	}
 	v := h.file.v
-	forget = forget && v.cfg.Minor > 0
 	err := v.finish(context.WithoutCancel(ctx), func(ctx context.Context) error {
-		select {
-		case <-ls.turn:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := ls.begin(ctx); err != nil {
+			return err
 		}
-		defer func() { ls.turn <- struct{}{} }()
-		if _, _, ok := ls.state(v.cfg.Minor); !ok {
+		defer ls.end()
+		if _, ok := ls.state(); !ok {
 			return nil
 		}
 		off, n := extent(lk)
 		err := v.session.Call(ctx, h.auth, func(_ *session.Conn, q *compound.Request) {
 			q.PutFH(h.file.fh)
-			id, seq, _ := ls.state(v.cfg.Minor)
+			id, _ := ls.state()
+			_, seq := ls.next()
 			q.LockU(compound.LockWrite, seq, id, off, n)
-			if forget {
+			if forget && v.cfg.Minor > 0 {
 				q.FreeStateID(id)
 			}
 		}, func(r *compound.Reply) error {
@@ -301,10 +325,11 @@ func (h *handle) unlock(ctx context.Context, owner uint64, lk fuse.Lk, forget bo
 				return err
 			}
 			id, err := r.State(compound.OpLockU)
+			ls.answered(err)
 			if err != nil {
 				return err
 			}
-			if forget && r.Next(compound.OpFreeStateID) == nil {
+			if forget && v.cfg.Minor > 0 && r.Next(compound.OpFreeStateID) == nil {
 				id = compound.StateID{}
 			}
 			ls.set(id)
@@ -321,6 +346,28 @@ func (h *handle) unlock(ctx context.Context, owner uint64, lk fuse.Lk, forget bo
 		h.mu.Lock()
 		delete(h.locks, owner)
 		h.mu.Unlock()
+		err = h.file.release(ctx, h, owner)
+	}
+	return err
+}
+
+// release forgets a lock owner that holds nothing any more.
+func (f *file) release(ctx context.Context, h *handle, owner uint64) error {
+	l := &f.locks
+	l.mu.Lock()
+	o := l.owners[owner]
+	delete(l.owners, owner)
+	l.mu.Unlock()
+	if o == nil || f.v.cfg.Minor > 0 {
+		return nil
+	}
+	id, _ := o.next()
+	err := f.v.session.Call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
+		q.ReleaseLockOwner(compound.LockOwner{Client: c.Client(), ID: id})
+	}, func(r *compound.Reply) error { return r.Next(compound.OpReleaseLockOwner) })
+	var st compound.Status
+	if errors.As(err, &st) {
+		return nil // it still has state beneath another open, which is closed in time
 	}
 	return err
 }
@@ -374,11 +421,14 @@ func (h *handle) reclaimLocks(ctx context.Context, c *session.Conn) error {
 	h.mu.Unlock()
 	for owner, ls := range states {
 		ls.set(compound.StateID{})
+		if h.file.v.cfg.Minor == 0 {
+			ls.rename(h.file.v.owners.Add(1))
+		}
 		for _, lk := range h.file.locks.table.Held(owner) {
 			err := c.Patient(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
 				q.PutFH(h.file.fh)
-				h.putLock(c, q, h.now(), ls, owner, lk, true, false)
-			}, func(r *compound.Reply) error { return ls.read(r) })
+				h.putLock(c, q, h.now(), ls, lk, true, false)
+			}, h.readLock(ls))
 			var st compound.Status
 			switch {
 			case err == nil:
@@ -399,7 +449,7 @@ func (h *handle) testLocks(ctx context.Context) {
 	states := maps.Clone(h.locks)
 	h.mu.Unlock()
 	for owner, ls := range states {
-		id, _, ok := ls.state(h.file.v.cfg.Minor)
+		id, ok := ls.state()
 		if !ok || !h.file.v.bad(ctx, h.auth, id) {
 			continue
 		}

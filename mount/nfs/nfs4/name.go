@@ -41,6 +41,7 @@ func (v *Volume) Lookup(ctx context.Context, dir volume.Node, name string) (volu
 	if err != nil {
 		return nil, volume.Attr{}, fail("find", name, err)
 	}
+	v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
 	return n, a, nil
 }
 
@@ -69,6 +70,7 @@ func (v *Volume) create(ctx context.Context, dir volume.Node, typ uint32, name, 
 	if err != nil {
 		return nil, volume.Attr{}, fail("create", name, err)
 	}
+	v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
 	return n, a, nil
 }
 
@@ -172,6 +174,9 @@ func (v *Volume) Rename(ctx context.Context, dir volume.Node, name string, newDi
 		}
 		return r.Changed(compound.OpRename)
 	})
+	if err == nil {
+		v.places.moved(place{compound.FH(dir.(node)), name}, place{compound.FH(newDir.(node)), newName})
+	}
 	return fail("rename", name, err)
 }
 
@@ -200,6 +205,9 @@ func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out
 	})
 	if is(err, compound.ErrIsDir) {
 		err = syscall.EPERM // link(2)
+	}
+	if err == nil {
+		v.places.linked(compound.FH(n.(node)), place{compound.FH(dir.(node)), name})
 	}
 	return out, fail("link", name, err)
 }
@@ -274,6 +282,13 @@ func (l *listing) more(ctx context.Context) (entries []volume.DirEntry, err erro
 	if err != nil {
 		l.cookie, l.verifier = cookie, verifier
 		return nil, fail("list", "", err)
+	}
+	if l.v.places != nil {
+		for _, e := range entries {
+			if n, ok := e.Node.(node); ok {
+				l.v.places.found(compound.FH(n), place{l.dir, e.Name})
+			}
+		}
 	}
 	return entries, nil
 }

@@ -70,15 +70,37 @@ func (h *handle) reclaim(ctx context.Context, c *session.Conn) error {
 	if skip {
 		return nil
 	}
+	h.owner.rename(h.file.v.owners.Add(1))
 	err := h.claim(ctx, c.Patient, func(c *session.Conn, q *compound.Request) { q.OpenPrevious(h.share(c), compound.DelegateNone) })
 	switch {
 	case err == nil:
 		return h.reclaimLocks(ctx, c)
 	case is(err, compound.ErrNoGrace), is(err, compound.ErrReclaimBad), is(err, compound.ErrReclaimConflict):
 		h.loseLocks()
-		return h.claim(ctx, c.Patient, h.openFH)
+		return h.openAnew(ctx, c.Patient)
 	}
 	return err
+}
+
+// openAnew opens h's file as if for the first time.
+func (h *handle) openAnew(ctx context.Context, call caller) error {
+	f := h.file
+	if f.v.places == nil {
+		return h.claim(ctx, call, h.openFH)
+	}
+	h.owner.rename(f.v.owners.Add(1))
+	o, err := h.openByName(ctx, call, f.v, f.fh)
+	if err == nil {
+		h.took(&o)
+	}
+	return err
+}
+
+func (h *handle) took(o *compound.Opened) {
+	h.mu.Lock()
+	h.state = o.State
+	h.mu.Unlock()
+	h.file.granted(o)
 }
 
 func (h *handle) openFH(c *session.Conn, q *compound.Request) { q.OpenFH(h.share(c)) }
@@ -92,17 +114,17 @@ func (h *handle) claim(ctx context.Context, call caller, open session.Build) err
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err == nil {
 			o, err = r.Open()
+			h.owner.answered(err)
 		}
 		return err
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = h.confirm(ctx, call, h.file.fh, &o)
 	}
-	h.mu.Lock()
-	h.state = o.State
-	h.mu.Unlock()
-	h.file.granted(&o)
-	return nil
+	if err == nil {
+		h.took(&o)
+	}
+	return err
 }
 
 // reopen opens h's file again since the server does not know used any more:
@@ -118,7 +140,7 @@ func (h *handle) reopen(ctx context.Context, used compound.StateID) error {
 		return nil // somebody has
 	}
 	h.loseLocks()
-	err := h.claim(ctx, h.file.v.session.Call, h.openFH)
+	err := h.openAnew(ctx, h.file.v.session.Call)
 	var st compound.Status
 	if errors.As(err, &st) {
 		h.fail(err)

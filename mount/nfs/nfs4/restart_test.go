@@ -2,6 +2,7 @@ package nfs4
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"sync"
 	"syscall"
@@ -17,11 +18,17 @@ import (
 // written again, and locks are still held, whatever happens to the server.
 func TestGaneshaRestart(t *testing.T) {
 	s := nfstest.New(t, nfstest.Options{No3: true})
+	for _, minor := range []uint32{2, 0} {
+		t.Run(fmt.Sprintf("4.%d", minor), func(t *testing.T) { restart(t, s, minor) })
+	}
+}
+
+func restart(t *testing.T, s *nfstest.Server, minor uint32) {
 	ctx := t.Context()
-	cfg := config(s, nfstest.Data, 2)
+	cfg := config(s, nfstest.Data, minor)
 	cfg.Note = func(err error) { t.Log(err) }
 	v := dial(t, cfg)
-	n, _, h, err := v.Create(ctx, v.Root(), "restart", os.O_RDWR|os.O_EXCL, 0o600)
+	_, _, h, err := v.Create(ctx, v.Root(), "restart", os.O_RDWR|os.O_EXCL, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +65,10 @@ func TestGaneshaRestart(t *testing.T) {
 	}
 	cfg.Owner = "other"
 	other := dial(t, cfg)
+	n, _, err := other.Lookup(ctx, other.Root(), "restart")
+	if err != nil {
+		t.Fatal(err)
+	}
 	oh, err := other.Open(ctx, n, os.O_RDWR)
 	if err != nil {
 		t.Fatal(err)

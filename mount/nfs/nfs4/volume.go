@@ -54,7 +54,9 @@ type Volume struct {
 	dirty    budget
 	waiters  lock.Waiters
 	offloads offloads
-	xattrs   bool // the file system has them
+	idle     idle
+	places   *places // of 4.0 only
+	xattrs   bool    // the file system has them
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -96,6 +98,9 @@ func Dial(ctx context.Context, cfg Config) (*Volume, error) {
 	}
 	v := &Volume{cfg: cfg, files: map[compound.FH]*file{}}
 	v.dirty.left = maxDirty
+	if cfg.Minor == 0 {
+		v.places = newPlaces()
+	}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	var instance compound.Verifier
 	if _, err := rand.Read(instance[:]); err != nil {
@@ -327,7 +332,7 @@ func (v *Volume) Root() volume.Node { return v.root }
 func (v *Volume) Features() volume.Features { return v.feat }
 
 // Forget implements volume.Volume: a filehandle takes nothing at the server.
-func (v *Volume) Forget(volume.Node) {}
+func (v *Volume) Forget(n volume.Node) { v.places.forget(compound.FH(n.(node))) }
 
 // Statfs implements volume.Volume.
 func (v *Volume) Statfs(ctx context.Context) (s fuse.Statfs, err error) {

@@ -38,6 +38,8 @@ const (
 	ErrShareDenied     Status = 10015
 	ErrWrongSec        Status = 10016
 	ErrClientIDInUse   Status = 10017
+	ErrResource        Status = 10018
+	ErrNoFileHandle    Status = 10020
 	ErrMoved           Status = 10019
 	ErrMinorMismatch   Status = 10021
 	ErrStaleClientID   Status = 10022
@@ -106,8 +108,8 @@ var statuses = map[Status]struct {
 	ErrSame: {"SAME", syscall.EIO}, ErrDenied: {"DENIED", syscall.EAGAIN}, ErrExpired: {"EXPIRED", syscall.EIO},
 	ErrLocked: {"LOCKED", syscall.EAGAIN}, ErrGrace: {"GRACE", syscall.EAGAIN}, ErrFHExpired: {"FHEXPIRED", syscall.ESTALE},
 	ErrShareDenied: {"SHARE_DENIED", syscall.EACCES}, ErrWrongSec: {"WRONGSEC", syscall.EPERM},
-	ErrClientIDInUse: {"CLID_INUSE", syscall.EACCES}, 10018: {"RESOURCE", syscall.EREMOTEIO}, ErrMoved: {"MOVED", syscall.EREMOTE},
-	10020: {"NOFILEHANDLE", syscall.EIO}, ErrMinorMismatch: {"MINOR_VERS_MISMATCH", syscall.EPROTONOSUPPORT},
+	ErrClientIDInUse: {"CLID_INUSE", syscall.EACCES}, ErrResource: {"RESOURCE", syscall.EREMOTEIO}, ErrMoved: {"MOVED", syscall.EREMOTE},
+	ErrNoFileHandle: {"NOFILEHANDLE", syscall.EIO}, ErrMinorMismatch: {"MINOR_VERS_MISMATCH", syscall.EPROTONOSUPPORT},
 	ErrStaleClientID: {"STALE_CLIENTID", syscall.EIO}, ErrStaleStateID: {"STALE_STATEID", syscall.EIO},
 	ErrOldStateID: {"OLD_STATEID", syscall.EIO}, ErrBadStateID: {"BAD_STATEID", syscall.EIO}, ErrBadSeqID: {"BAD_SEQID", syscall.EIO},
 	ErrNotSame: {"NOT_SAME", syscall.EIO}, ErrLockRange: {"LOCK_RANGE", syscall.EINVAL}, ErrSymlink: {"SYMLINK", syscall.ELOOP},

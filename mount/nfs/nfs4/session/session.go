@@ -151,7 +151,11 @@ func (s *Session) call(ctx context.Context, auth rpc.Auth, into bool, build Buil
 		if err == nil || !errors.As(err, &st) {
 			return err
 		}
-		switch st.Class() {
+		class := st.Class()
+		if s.Minor == 0 && (st == compound.ErrStaleStateID || st == compound.ErrExpired) {
+			class = compound.Session // the whole client is forgotten
+		}
+		switch class {
 		case compound.Session:
 			s.lose(c)
 		case compound.Later:
