@@ -16,6 +16,8 @@ import (
 const (
 	minList = 32 << 10
 	maxList = 128 << 10
+
+	maxTrips = 10
 )
 
 // listing is a directory being read.
@@ -63,10 +65,12 @@ func (l *listing) Next(ctx context.Context) ([]volume.DirEntry, error) {
 }
 
 func (l *listing) read(ctx context.Context) ([]volume.DirEntry, error) {
-	for {
+	for trips := 0; ; {
 		plus := l.v.plus.Load()
 		entries, err := l.ask(ctx, plus)
 		switch {
+		case errors.Is(err, syscall.ENOENT) && trips < maxTrips:
+			trips++ // no error of READDIR's: the server tripped over a name that was removed meanwhile
 		case plus && errors.Is(err, status(errNotSupp)):
 			l.v.plus.Store(false)
 		case errors.Is(err, status(errBadCookie)) && l.verifier != [8]byte{}:

@@ -391,6 +391,9 @@ func (h *handle) Close(ctx context.Context) error {
 	if h.write {
 		err = h.v.commit(ctx, h.n)
 	}
+	if h.v.locks != nil {
+		err = errors.Join(err, h.v.locks.release(ctx, h))
+	}
 	h.v.forget(h.n)
 	return h.v.failure("close", "", err)
 }

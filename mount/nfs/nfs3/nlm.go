@@ -101,10 +101,10 @@ type locks struct {
 	unchecked bool // a connection was lost since checking began
 }
 
-// held is a lock that an owner has.
+// held is a lock that an owner has, by an open file.
 type held struct {
 	owner uint64
-	auth  rpc.Auth
+	by    *handle
 	fuse.Lk
 }
 
@@ -162,7 +162,7 @@ func (l *locks) call(ctx context.Context, proc uint32, n *node, h held, reclaim 
 	if err != nil {
 		return 0, err
 	}
-	call := c.NewCall(proc, h.auth)
+	call := c.NewCall(proc, h.by.auth)
 	defer call.Free()
 	call.Again = true
 	e := &call.Args
@@ -210,7 +210,7 @@ func (v locking) Getlk(ctx context.Context, h volume.Handle, owner uint64, lk fu
 	var err error
 	wait := firstPoll
 	for {
-		s, err = v.locks.call(ctx, nlmTest, f.n, held{owner, f.auth, lk}, false, func(d *xdr.Decoder) error {
+		s, err = v.locks.call(ctx, nlmTest, f.n, held{owner, f, lk}, false, func(d *xdr.Decoder) error {
 			other = holder(d)
 			return nil
 		})
@@ -266,7 +266,7 @@ func pause(ctx context.Context, wait *time.Duration) error {
 // Setlk implements volume.Locker.
 func (v locking) Setlk(ctx context.Context, h volume.Handle, owner uint64, lk fuse.Lk, wait bool) error {
 	f := h.(*handle)
-	err := v.locks.set(ctx, f.n, held{owner, f.auth, lk}, wait)
+	err := v.locks.set(ctx, f.n, held{owner, f, lk}, wait)
 	return v.failure("lock", "", err)
 }
 
@@ -359,7 +359,7 @@ func (l *locks) granted(n *node, h held) error {
 	if !first {
 		return nil
 	}
-	verifier, err := l.v.commitCall(l.v.ctx, n, h.auth)
+	verifier, err := l.v.commitCall(l.v.ctx, n, h.by.auth)
 	if err != nil {
 		return nil // reclaiming then believes that the server was restarted
 	}
@@ -395,6 +395,23 @@ func overlay(all []held, h held) []held {
 	return rest
 }
 
+// release gives up what was locked through an open file that is closed.
+func (l *locks) release(ctx context.Context, h *handle) error {
+	l.mu.Lock()
+	owners := map[uint64]bool{}
+	for _, o := range l.held[h.n] {
+		if o.by == h {
+			owners[o.owner] = true
+		}
+	}
+	l.mu.Unlock()
+	var err error
+	for owner := range owners {
+		err = errors.Join(err, l.set(ctx, h.n, held{owner, h, fuse.Lk{Type: syscall.F_UNLCK, End: lock.EOF}}, false))
+	}
+	return err
+}
+
 // lost says that a lock on n was lost, and not given up since.
 func (l *locks) lost(n *node) bool {
 	l.mu.Lock()
@@ -428,7 +445,7 @@ func (l *locks) check() {
 		var n *node
 		var auth rpc.Auth
 		for at, hs := range l.held {
-			n, auth = at, hs[0].auth
+			n, auth = at, hs[0].by.auth
 			break
 		}
 		if n == nil || !l.unchecked || l.v.ctx.Err() != nil {
