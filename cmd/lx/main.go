@@ -8,6 +8,7 @@ import (
 	"github.com/lxbridge/lx/cmd/internal/cli"
 	"github.com/lxbridge/lx/cmd/internal/keeper"
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/store"
 )
 
 func main() {
@@ -20,6 +21,12 @@ func main() {
 		os.Exit(env.Init())
 	case env.RoleProbe:
 		os.Exit(cli.Probe())
+	case env.RoleDaemon:
+		os.Exit(cli.DaemonMain())
+	case env.RoleTar:
+		os.Exit(cli.Tar())
+	case store.RoleWorker:
+		os.Exit(store.Worker())
 	}
 	os.Exit(cli.Main(os.Args[1:]))
 }

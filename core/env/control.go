@@ -28,10 +28,9 @@ var ErrNotRunning = errors.New("not running")
 // Dial connects to the environment's keeper and asks for to. A process that
 // lives inside an environment is refused by its keeper.
 func Dial(ctx context.Context, d Dirs, name string, to byte) (*net.UnixConn, error) {
-	var nd net.Dialer
-	c, err := nd.DialContext(ctx, "unix", d.Socket(name))
+	c, err := dialSocket(ctx, d, name)
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+	case errors.Is(err, ErrNotRunning):
 		return nil, fmt.Errorf("environment %s: %w", name, ErrNotRunning)
 	case err != nil:
 		return nil, fmt.Errorf("cannot reach environment %s: %w", name, err)
@@ -40,7 +39,7 @@ func Dial(ctx context.Context, d Dirs, name string, to byte) (*net.UnixConn, err
 		c.Close()
 		return nil, fmt.Errorf("cannot reach environment %s: %w", name, gone(err))
 	}
-	return c.(*net.UnixConn), nil
+	return c, nil
 }
 
 // Stopped is the keeper's last word to who asked for a stop.

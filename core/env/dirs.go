@@ -3,12 +3,14 @@
 package env
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -95,3 +97,24 @@ func (d Dirs) Lock(name string) string { return filepath.Join(d.Runtime, name+".
 
 // Log is what keeper and broker of the environment write.
 func (d Dirs) Log(name string) string { return filepath.Join(d.State, name+".log") }
+
+// UserHome are the home and login shell of the calling user.
+func UserHome() (home, shell string) {
+	home, shell = "/", "/bin/sh"
+	if f, err := os.Open("/etc/passwd"); err == nil {
+		defer f.Close()
+		uid := strconv.Itoa(os.Getuid())
+		for s := bufio.NewScanner(f); s.Scan(); {
+			if p := strings.Split(s.Text(), ":"); len(p) == 7 && p[2] == uid {
+				home, shell = p[5], p[6]
+			}
+		}
+	}
+	if h := os.Getenv("HOME"); h != "" {
+		home = h
+	}
+	if s := os.Getenv("SHELL"); s != "" {
+		shell = s
+	}
+	return home, shell
+}

@@ -26,6 +26,10 @@ type InitConfig struct {
 	Filter seccomp.Options
 	// Home and Shell of the user outside: root's inside, where root is the user.
 	Home, Shell string
+	// With an own root file system, which is mounted on the working directory:
+	OwnRoot  bool
+	Hostname string
+	Env      []string // of the image
 }
 
 // Descriptors that the keeper gives to init.
@@ -74,8 +78,10 @@ func Init() int {
 }
 
 type initProcess struct {
-	keeper *Link
-	empty  chan struct{} // has a token once no process was left
+	keeper   *Link
+	cfg      InitConfig
+	timeZone string        // the host's, as TZ has it
+	empty    chan struct{} // has a token once no process was left
 
 	mu       sync.Mutex
 	children map[int]chan syscall.WaitStatus // sessions not yet reaped
@@ -92,7 +98,14 @@ func (in *initProcess) prepare() (listener int, err error) {
 	if err := json.NewDecoder(f).Decode(&cfg); err != nil {
 		return -1, fmt.Errorf("cannot read the environment's configuration: %w", err)
 	}
-	if err := setupMounts(cfg); err != nil {
+	in.cfg = cfg
+	if cfg.OwnRoot {
+		in.timeZone = timeZone()
+		err := enterRoot(cfg)
+		if err != nil {
+			return -1, err
+		}
+	} else if err := setupMounts(cfg); err != nil {
 		return -1, err
 	}
 	arch, err := seccomp.Native()
@@ -279,9 +292,18 @@ func execCode(err error) int {
 
 // start forks the session's command.
 func (in *initProcess) start(s Spec, files []*os.File) (pid int, done chan syscall.WaitStatus, err error) {
+	var credential *syscall.Credential
+	if in.cfg.OwnRoot {
+		if credential, err = in.login(&s); err != nil {
+			return 0, nil, err
+		}
+	}
 	dir := s.Dir
 	if unix.Access(dir, unix.X_OK) != nil {
 		dir = "/"
+	}
+	if len(s.Argv) == 0 {
+		return 0, nil, errors.New("cannot start the session: no command")
 	}
 	path, err := lookPath(s.Argv[0], dir, s.Env)
 	if err != nil {
@@ -291,7 +313,7 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done chan sysca
 	if s.Arg0 != "" {
 		argv = append([]string{s.Arg0}, s.Argv[1:]...)
 	}
-	attr := &syscall.ProcAttr{Dir: dir, Env: s.Env, Sys: &syscall.SysProcAttr{Setsid: true}}
+	attr := &syscall.ProcAttr{Dir: dir, Env: s.Env, Sys: &syscall.SysProcAttr{Setsid: true, Credential: credential}}
 	for _, f := range files {
 		attr.Files = append(attr.Files, f.Fd())
 	}

@@ -14,7 +14,9 @@ import (
 
 // Spec says what a session runs.
 type Spec struct {
-	Argv []string // Argv[0] is looked up in PATH of Env
+	// Argv[0] is looked up in PATH of Env. An environment with files of its own
+	// runs the user's login shell where Argv is empty.
+	Argv []string
 	Env  []string
 	Dir  string // working directory inside; "/" where it cannot be entered
 	// Arg0, if not empty, is what the program sees as its own name ("-bash"
@@ -26,6 +28,9 @@ type Spec struct {
 	// UID and GID are the ids to run as. Other than 0, the session lives in a
 	// user namespace of its own where these ids own what root owns outside of it.
 	UID, GID uint32
+	// User, for an environment with files of its own, is the name or number of
+	// whom to run as there; empty: root.
+	User string
 }
 
 // maxSpec bounds a Spec on the wire: arguments and environment as execve(2)
@@ -105,9 +110,6 @@ func readSpec(c *net.UnixConn) (s Spec, files []*os.File, err error) {
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
 		return s, nil, fmt.Errorf("cannot read the session: %w", err)
-	}
-	if len(s.Argv) == 0 {
-		return s, nil, errors.New("cannot read the session: no command")
 	}
 	return s, files, nil
 }

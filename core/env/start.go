@@ -16,6 +16,7 @@ import (
 
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/seccomp"
+	"github.com/lxbridge/lx/core/store"
 )
 
 // Roles of the one binary, by argv[0].
@@ -24,6 +25,8 @@ const (
 	RoleBroker = "lx-broker"
 	RoleInit   = "lx-init"
 	RoleProbe  = "lx-probe" // tries what the host allows, for lx doctor
+	RoleDaemon = "lx-daemon"
+	RoleTar    = "lx-tar" // packs and unpacks inside, for lx copy
 )
 
 // Config says what environment to start.
@@ -35,6 +38,12 @@ type Config struct {
 	Dirs       Dirs
 	// Home and Shell of the user.
 	Home, Shell string
+	// Root is the environment's root file system; nil: the host's own files.
+	Root *store.Root
+	// Environ is the keeper's own environment; nil: the caller's.
+	Environ []string `json:"-"`
+	// Env are variables of the image, for programs inside.
+	Env []string
 }
 
 // Descriptors that a keeper is born with.
@@ -46,18 +55,34 @@ const (
 // Launch starts the environment unless it runs already, and returns when it
 // takes sessions. Several callers at once start one.
 func Launch(ctx context.Context, cfg Config) error {
-	lock, err := os.OpenFile(cfg.Dirs.Lock(cfg.Name), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	unlock, err := LockStart(cfg.Dirs, cfg.Name)
 	if err != nil {
-		return fmt.Errorf("cannot lock environment %s: %w", cfg.Name, err)
+		return err
 	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("cannot lock environment %s: %w", cfg.Name, err)
-	}
+	defer unlock()
 	if Running(ctx, cfg.Dirs, cfg.Name) {
 		return nil
 	}
 	return launch(ctx, cfg)
+}
+
+// LockStart keeps others from starting the environment until unlock is called.
+func LockStart(d Dirs, name string) (unlock func(), err error) {
+	lock, err := os.OpenFile(d.Lock(name), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
+	}
+	for {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			lock.Close()
+			return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
+		}
+		return func() { lock.Close() }, nil
+	}
 }
 
 // Running reports whether the environment answers.
@@ -71,7 +96,7 @@ func Running(ctx context.Context, d Dirs, name string) bool {
 }
 
 func launch(ctx context.Context, cfg Config) error {
-	logFile, err := openLog(cfg.Dirs.Log(cfg.Name))
+	logFile, err := OpenLog(cfg.Dirs.Log(cfg.Name))
 	if err != nil {
 		return err
 	}
@@ -92,11 +117,9 @@ func launch(ctx context.Context, cfg Config) error {
 	cmd.Args = []string{RoleKeeper}
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{configR, readyW}
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", cfg.Environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
-	if !cfg.Privileged {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-	}
+	mapless := !cfg.Privileged && cfg.Map.Birth(cmd.SysProcAttr)
 	err = cmd.Start()
 	configR.Close()
 	readyW.Close()
@@ -106,7 +129,7 @@ func launch(ctx context.Context, cfg Config) error {
 	abandon := func(err error) error {
 		return errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
-	if !cfg.Privileged {
+	if mapless {
 		if err := cfg.Map.Write(cmd.Process.Pid); err != nil {
 			return abandon(err)
 		}
@@ -139,7 +162,8 @@ func ignoreExit(err error) error {
 // maxLog is the size at which a new start begins a new log, keeping one old.
 const maxLog = 1 << 20
 
-func openLog(path string) (*os.File, error) {
+// OpenLog opens a log to append to.
+func OpenLog(path string) (*os.File, error) {
 	if st, err := os.Stat(path); err == nil && st.Size() > maxLog {
 		if err := os.Rename(path, path+".1"); err != nil {
 			return nil, fmt.Errorf("cannot begin a new log: %w", err)

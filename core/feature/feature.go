@@ -22,10 +22,11 @@ const (
 	FuseWriteback Name = "fuse-writeback" // FUSE_WRITEBACK_CACHE
 	NewMountAPI   Name = "new-mount-api"  // fsopen and kin seen by guests
 	Subuid        Name = "subuid"         // newuidmap and a range in /etc/subuid
+	Overlay       Name = "overlay"        // overlayfs in a user namespace
 )
 
 // All are the features that can be forced missing.
-var All = []Name{WaitKillable, SyncWakeup, PidfdThread, FuseResend, FuseWriteback, NewMountAPI, Subuid}
+var All = []Name{WaitKillable, SyncWakeup, PidfdThread, FuseResend, FuseWriteback, NewMountAPI, Subuid, Overlay}
 
 // Env is the variable that lists, separated by commas, what to take as missing.
 const Env = "LX_FORCE_MISSING"

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxbridge/lx/core/feature"
 )
 
@@ -30,6 +32,11 @@ const (
 	Subuid Kind = "subuid"
 	// Root maps every id the caller has to itself; for lx started by root.
 	Root Kind = "root"
+	// Shift maps the ids inside to a range that the host's users do not have,
+	// for environments with files of their own started by root: root inside
+	// must not be the root that owns the host's files and settings. The caller
+	// has an id too, after the others, in the outer namespace only.
+	Shift Kind = "shift"
 )
 
 // Extent maps Size ids from Inside to Outside, as a line of /proc/PID/uid_map.
@@ -42,11 +49,22 @@ type Map struct {
 	Kind Kind
 	UID  []Extent
 	GID  []Extent
+	// Owner is the id inside of who started the environment.
+	Owner uint32 `json:",omitempty"`
+}
+
+// Inner is the map without the caller where it is none of those that guests may be.
+func (m Map) Inner() Map {
+	if m.Kind == Shift {
+		m.UID, m.GID, m.Owner = m.UID[:1], m.GID[:1], 0
+	}
+	return m
 }
 
 // Identity is the map that a child of a namespace mapped by m needs so that
 // ids read the same in both.
 func (m Map) Identity() Map {
+	m = m.Inner()
 	id := func(es []Extent) []Extent {
 		out := slices.Clone(es)
 		for i := range out {
@@ -141,6 +159,62 @@ func Choose(want Kind) (Map, error) {
 		return single, nil
 	}
 	return Map{}, fmt.Errorf("cannot use the map %q: want %s, %s or %s", want, Single, Subuid, Root)
+}
+
+// ChooseOwn is Choose for an environment with files of its own, whose guests
+// are not trusted: root gets Shift where Choose has Root.
+func ChooseOwn(want Kind) (Map, error) {
+	if want == Shift {
+		if os.Geteuid() != 0 {
+			return Map{}, fmt.Errorf("cannot use the map %q: not started by root", Shift)
+		}
+		return shift()
+	}
+	m, err := Choose(want)
+	if err == nil && want == "" && m.Kind == Root {
+		return shift()
+	}
+	return m, err
+}
+
+// Where the ids of Shift lie, if the caller has as many.
+const (
+	shiftBase = 1 << 19
+	shiftSize = 1 << 16
+)
+
+func shift() (Map, error) {
+	m, err := own()
+	if err != nil {
+		return Map{}, err
+	}
+	if len(m.UID) == 0 || len(m.GID) == 0 || m.UID[0].Inside != 0 || m.GID[0].Inside != 0 {
+		return Map{}, fmt.Errorf("cannot use the map %q: root is not mapped here", Shift)
+	}
+	base, size := uint32(shiftBase), uint32(shiftSize)
+	if n := min(m.UID[0].Size, m.GID[0].Size); n < base+size {
+		base, size = n/2, n/2 // as in a container
+	}
+	if size == 0 {
+		return Map{}, fmt.Errorf("cannot use the map %q: too few ids here", Shift)
+	}
+	es := []Extent{{Inside: 0, Outside: base, Size: size}, {Inside: size, Outside: 0, Size: 1}}
+	return Map{Kind: Shift, UID: es, GID: slices.Clone(es), Owner: size}, nil
+}
+
+// Birth completes how a process is started in a new user namespace with the
+// map, and answers whether Write is still to be called.
+func (m Map) Birth(attr *syscall.SysProcAttr) (write bool) {
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	if m.Kind != Shift {
+		return true
+	}
+	// The caller's id is not root's inside: it changes to that before execve(2),
+	// which leaves it no rights else.
+	attr.UidMappings, attr.GidMappings = m.SysProcIDMaps()
+	attr.GidMappingsEnableSetgroups = true
+	attr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
+	return false
 }
 
 // alone says that the caller's own namespace, an environment's, has just one id.

@@ -71,6 +71,14 @@ func run(log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer b.wg.Wait()
 	defer cancel()
+	if cfg.Root != nil {
+		b.wg.Go(func() {
+			tell := func(err error) { log.Warn("host's files", "err", err) }
+			if err := env.KeepFiles(ctx, cfg.Dirs.Runtime, cfg.Name, tell); err != nil {
+				tell(err)
+			}
+		})
+	}
 	for {
 		m, err := link.Receive()
 		if errors.Is(err, io.EOF) {

@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/store"
 	"github.com/lxbridge/lx/mount"
 )
 
@@ -71,10 +72,10 @@ func TestStatus(t *testing.T) {
 
 func TestCheckName(t *testing.T) {
 	for name, ok := range map[string]bool{
-		"host": true, "host-2": true, "a.b_c": true,
+		"daemon": false, "host": true, "host-2": true, "a.b_c": true,
 		"": false, "../x": false, "a/b": false, ".hidden": false, "-d": false, strings.Repeat("x", 65): false,
 	} {
-		if err := checkName(name); (err == nil) != ok {
+		if err := store.CheckName(name); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

@@ -15,15 +15,16 @@ import (
 
 func newLog() *cobra.Command {
 	var follow bool
-	name := hostEnv
+	var name string
 	cmd := &cobra.Command{
 		Use:     "log [-f]",
 		Short:   "Show what lx says of mounts and failures",
 		Example: "  lx log\n  lx log -f",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkName(name); err != nil {
-				return usageError{err}
+			name, err := environment(name)
+			if err != nil {
+				return err
 			}
 			dirs, err := env.UserDirs()
 			if err != nil {
@@ -33,7 +34,7 @@ func newLog() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what is added")
-	cmd.Flags().StringVarP(&name, "environment", "d", name, "whose log")
+	addEnv(cmd.Flags(), &name)
 	return cmd
 }
 

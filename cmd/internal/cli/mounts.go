@@ -20,7 +20,7 @@ import (
 func newMounts() *cobra.Command {
 	var asJSON bool
 	var dir string
-	name := hostEnv
+	var name string
 	cmd := &cobra.Command{
 		Use:   "mounts [--json] | mounts --expose DIR TARGET",
 		Short: "List what is mounted through lx, or show a mount to the host",
@@ -31,8 +31,9 @@ With --expose the file system mounted on TARGET inside is shown on the host's DI
 well, until "fusermount3 -u DIR" or its unmount inside. It needs fusermount3.`,
 		Example: "  lx mounts\n  lx mounts --json\n  lx mounts --expose ~/photos /mnt",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName(name); err != nil {
-				return usageError{err}
+			name, err := environment(name)
+			if err != nil {
+				return err
 			}
 			dirs, err := env.UserDirs()
 			if err != nil {
@@ -62,7 +63,7 @@ well, until "fusermount3 -u DIR" or its unmount inside. It needs fusermount3.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	cmd.Flags().StringVar(&dir, "expose", "", "the directory of the host to show TARGET on")
-	cmd.Flags().StringVarP(&name, "environment", "d", name, "the environment")
+	addEnv(cmd.Flags(), &name)
 	return cmd
 }
 

@@ -95,7 +95,8 @@ func newRoot(out io.Writer) *cobra.Command {
 		Long: `lx opens a shell, or runs COMMAND, in an environment that has the host's files and
 runs at native speed, and in which mount -t cifs works as it does for root. The
 environment is shared by all consoles of the user; it ends with its last process
-unless something is mounted in it, and then with "lx stop".
+unless something is mounted in it, and then with "lx stop". Distributions that
+were imported (lx import) are environments with files of their own: lx -d NAME.
 
 The first word after the flags is a subcommand if it is listed below, else a
 command; after -- , and after "lx run", it is always a command.
@@ -105,6 +106,7 @@ failed, 126 where COMMAND cannot be executed, 127 where it is not found. Subcomm
 1 for a failure, 2 for wrong usage.`,
 		Example: `  lx                                       a shell
   lx make -j4                              one command
+  lx -d debian cat /etc/os-release         in an imported distribution
   lx --as-user id                          as yourself instead of root
   lx -- mounts                             a program that is called like a subcommand
   lx sh -c 'mount -t cifs //nas/photos /mnt -o credentials=$HOME/.nas && ls /mnt'`,
@@ -120,7 +122,8 @@ failed, 126 where COMMAND cannot be executed, 127 where it is not found. Subcomm
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.Flags().SetInterspersed(false)
 	o.register(root.Flags())
-	root.AddCommand(newRun(), newStop(), newMounts(), newDoctor(), newSyscalls(), newLog(), newVersion(), newMan())
+	root.AddCommand(newRun(), newList(), newImport(), newExport(), newCopy(), newDefault(), newRename(), newRemove(), newUsage(),
+		newStop(), newShutdown(), newDaemon(), newMounts(), newDoctor(), newSyscalls(), newLog(), newVersion(), newMan())
 	return root
 }
 

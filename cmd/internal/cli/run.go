@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,17 +14,16 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/daemon"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/ns"
-	"github.com/lxbridge/lx/core/seccomp"
+	"github.com/lxbridge/lx/core/store"
 )
 
 // environmentVar tells sessions which environment they are in.
 const environmentVar = "LX_ENVIRONMENT"
-
-// hostEnv is the environment of the host's own files.
-const hostEnv = "host"
 
 type runOptions struct {
 	env        string
@@ -34,15 +32,37 @@ type runOptions struct {
 	ioUring    bool
 	privileged bool
 	idMap      string
+	user       string
 }
 
 func (o *runOptions) register(f *pflag.FlagSet) {
-	f.StringVarP(&o.env, "environment", "d", hostEnv, "the environment to join or start")
+	addEnv(f, &o.env)
+	f.StringVarP(&o.user, "user", "u", "", "in an imported environment: the user inside to run as (default root)")
 	f.BoolVar(&o.fresh, "new", false, "start another environment instead of joining the running one")
 	f.BoolVar(&o.asUser, "as-user", false, "run as yourself instead of root")
 	f.BoolVar(&o.ioUring, "io-uring", false, "at start: allow io_uring, whose requests lx cannot see")
 	f.BoolVar(&o.privileged, "privileged", false, "at start, by root: no user namespaces; guests are the real root")
 	f.StringVar(&o.idMap, "map", "", "at start: which ids exist inside: single, subuid or root (default: what the host offers)")
+}
+
+// addEnv is the flag that all commands about an environment have.
+func addEnv(f *pflag.FlagSet, name *string) {
+	f.StringVarP(name, "environment", "d", "", "which environment (default: see lx default)")
+}
+
+// environment is the one that was named, or the default.
+func environment(name string) (string, error) {
+	if name == "" {
+		def, err := store.DefaultName()
+		if err != nil {
+			return "", err
+		}
+		name = def
+	}
+	if err := store.CheckName(name); err != nil {
+		return "", usageError{err}
+	}
+	return name, nil
 }
 
 // startOnly names the first flag given that matters only at an environment's start.
@@ -79,14 +99,20 @@ func newRun() *cobra.Command {
 // runSession runs argv, or a login shell, in the environment, which it starts
 // if need be.
 func runSession(ctx context.Context, o runOptions, argv []string) error {
-	if err := checkName(o.env); err != nil {
-		return usageError{err}
+	name, err := environment(o.env)
+	if err != nil {
+		return asFailure(err)
 	}
 	dirs, err := env.UserDirs()
 	if err != nil {
-		return &env.ExitError{Code: env.ExitFailed, Err: err}
+		return asFailure(err)
 	}
-	name := o.env
+	switch {
+	case !store.IsHost(name) && (o.asUser || o.fresh || o.privileged):
+		return usageError{fmt.Errorf("--as-user, --new and --privileged are for the host environment, not %s", name)}
+	case store.IsHost(name) && o.user != "":
+		return usageError{fmt.Errorf("--user is for imported environments; in %s --as-user runs as yourself", name)}
+	}
 	if o.fresh {
 		name = freeName(ctx, dirs, name)
 	}
@@ -94,21 +120,30 @@ func runSession(ctx context.Context, o runOptions, argv []string) error {
 		return usageError{fmt.Errorf("%s counts when an environment starts, and %s runs already: use --new, or `lx stop` before", flag, name)}
 	}
 	spec := sessionSpec(o, argv, dirs, name)
-	// An environment may end just while it is joined: then the next is started.
+	ws, err := attach(ctx, o, dirs, name, func() (syscall.WaitStatus, error) { return env.Run(ctx, dirs, name, spec) })
+	if err != nil {
+		return asFailure(err)
+	}
+	return status(ws)
+}
+
+// attach calls join, and starts the environment if need be. One may end just
+// while it is joined: then the next is started.
+func attach[T any](ctx context.Context, o runOptions, dirs env.Dirs, name string, join func() (T, error)) (T, error) {
 	for try := 0; ; try++ {
-		ws, err := env.Run(ctx, dirs, name, spec)
-		if err == nil {
-			return status(ws)
-		}
+		v, err := join()
 		if !errors.Is(err, env.ErrNotRunning) || try == 3 {
-			return asFailure(err)
+			return v, err
 		}
 		if err := startEnv(ctx, o, dirs, name); err != nil {
-			return asFailure(err)
+			return v, err
 		}
 	}
 }
 
+// startEnv starts the environment. One of the host's own files is started by
+// this process, with its namespaces and limits, unless a service manager would
+// end it with the login session; all others are the daemon's.
 func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) error {
 	if o.privileged && os.Geteuid() != 0 {
 		return usageError{errors.New("--privileged is for root")}
@@ -116,29 +151,16 @@ func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) err
 	if err := feature.Check(); err != nil {
 		return usageError{err}
 	}
-	m, err := ns.Choose(ns.Kind(o.idMap))
+	opt := api.StartOptions{Map: ns.Kind(o.idMap), IOUring: o.ioUring, Privileged: o.privileged, Environ: os.Environ()}
+	opt.Home, opt.Shell = env.UserHome()
+	if store.IsHost(name) && !api.Manager() {
+		return daemon.Launch(ctx, dirs, nil, name, opt)
+	}
+	d, err := api.Connect(ctx, dirs)
 	if err != nil {
 		return err
 	}
-	home, shell := userHome()
-	return env.Launch(ctx, env.Config{
-		Name:       name,
-		Map:        m,
-		Filter:     seccomp.Options{Features: features(m), AllowIOUring: o.ioUring},
-		Privileged: o.privileged,
-		Dirs:       dirs,
-		Home:       home,
-		Shell:      shell,
-	})
-}
-
-// features are what the environment's filter traps for.
-func features(m ns.Map) []string {
-	fs := []string{seccomp.FeatureMount}
-	if m.Kind == ns.Single {
-		fs = append(fs, seccomp.FeatureIDs)
-	}
-	return fs
+	return d.Start(ctx, name, opt)
 }
 
 // insideOf is the error for whom the environment is not to be reached since
@@ -172,9 +194,21 @@ func status(ws syscall.WaitStatus) error {
 }
 
 func sessionSpec(o runOptions, argv []string, dirs env.Dirs, name string) env.Spec {
-	s := env.Spec{Argv: argv, Env: append(os.Environ(), environmentVar+"="+name, env.RuntimeVar+"="+dirs.Runtime)}
+	s := env.Spec{Argv: argv, Umask: 0o022}
+	if !store.IsHost(name) {
+		s.User = o.user
+		for _, e := range os.Environ() {
+			k, _, _ := strings.Cut(e, "=")
+			if k == "TERM" || k == "COLORTERM" || k == "LANG" || strings.HasPrefix(k, "LC_") {
+				s.Env = append(s.Env, e)
+			}
+		}
+		s.Env = append(s.Env, environmentVar+"="+name)
+		return s
+	}
+	s.Env = append(os.Environ(), environmentVar+"="+name, env.RuntimeVar+"="+dirs.Runtime)
 	if len(argv) == 0 {
-		_, shell := userHome()
+		_, shell := env.UserHome()
 		s.Argv, s.Arg0 = []string{shell}, "-"+filepath.Base(shell)
 	}
 	if dir, err := os.Getwd(); err == nil {
@@ -190,43 +224,10 @@ func sessionSpec(o runOptions, argv []string, dirs env.Dirs, name string) env.Sp
 	return s
 }
 
-func checkName(name string) error {
-	for _, r := range name {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)) {
-			return fmt.Errorf("environment name %q: want letters, digits, '.', '_' and '-'", name)
-		}
-	}
-	if name == "" || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "-") || len(name) > 64 {
-		return fmt.Errorf("environment name %q: want 1 to 64 characters that begin with a letter or digit", name)
-	}
-	return nil
-}
-
 // freeName is name with the first number that no running environment has.
 func freeName(ctx context.Context, d env.Dirs, name string) string {
 	for n := 2; env.Running(ctx, d, name); n++ {
 		name = strings.TrimRight(strings.TrimRight(name, "0123456789"), "-") + "-" + strconv.Itoa(n)
 	}
 	return name
-}
-
-// userHome are the home and login shell of the calling user.
-func userHome() (home, shell string) {
-	home, shell = "/", "/bin/sh"
-	if f, err := os.Open("/etc/passwd"); err == nil {
-		defer f.Close()
-		uid := strconv.Itoa(os.Getuid())
-		for s := bufio.NewScanner(f); s.Scan(); {
-			if p := strings.Split(s.Text(), ":"); len(p) == 7 && p[2] == uid {
-				home, shell = p[5], p[6]
-			}
-		}
-	}
-	if h := os.Getenv("HOME"); h != "" {
-		home = h
-	}
-	if s := os.Getenv("SHELL"); s != "" {
-		shell = s
-	}
-	return home, shell
 }

@@ -10,10 +10,11 @@ import (
 )
 
 func newStop() *cobra.Command {
-	return &cobra.Command{
+	var name string
+	cmd := &cobra.Command{
 		Use:   "stop [ENVIRONMENT]",
 		Short: "End an environment: its processes, then its mounts",
-		Long: `stop ends the environment (by default "host"). Its processes get SIGTERM, and after
+		Long: `stop ends the environment (by default what lx default tells). Its processes get SIGTERM, and after
 five seconds SIGKILL; what was written to its mounts is brought to the servers, or
 the failure is told. It succeeds where nothing runs.`,
 		Example: "  lx stop\n  lx stop host-2",
@@ -21,12 +22,12 @@ the failure is told. It succeeds where nothing runs.`,
 			if len(args) > 1 {
 				return usageError{fmt.Errorf("stop takes one environment, not %d", len(args))}
 			}
-			name := hostEnv
 			if len(args) == 1 {
 				name = args[0]
 			}
-			if err := checkName(name); err != nil {
-				return usageError{err}
+			name, err := environment(name)
+			if err != nil {
+				return err
 			}
 			dirs, err := env.UserDirs()
 			if err != nil {
@@ -39,4 +40,6 @@ the failure is told. It succeeds where nothing runs.`,
 			return err
 		},
 	}
+	addEnv(cmd.Flags(), &name)
+	return cmd
 }

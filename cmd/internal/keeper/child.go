@@ -40,7 +40,6 @@ func (k *keeper) spawn(role string, attr *syscall.SysProcAttr, config any) (chil
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, configR}
 	cmd.SysProcAttr = attr
-	cmd.Dir = "/"
 	if err := cmd.Start(); err != nil {
 		link.Close()
 		return child{}, fmt.Errorf("cannot start %s: %w", role, err)

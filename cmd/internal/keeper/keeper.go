@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -41,7 +42,7 @@ func Main() int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "keeper")
 	ready := os.NewFile(env.KeeperReadyFD, "ready")
 	if len(os.Args) < 2 {
-		err := reexec()
+		err := ns.Reexec([]string{env.RoleKeeper, "mapped"}, env.KeeperConfigFD, env.KeeperReadyFD)
 		fmt.Fprintln(ready, err)
 		return 1
 	}
@@ -53,6 +54,11 @@ func Main() int {
 	}
 	if err != nil {
 		log.Error("cannot start", "err", err)
+		if k != nil {
+			if err := k.cfg.Dirs.Withdraw(k.cfg.Name); err != nil {
+				log.Warn("cannot start", "err", err)
+			}
+		}
 		fmt.Fprintln(ready, err)
 		return 1
 	}
@@ -61,36 +67,11 @@ func Main() int {
 	return k.run()
 }
 
-// reexec waits until the id map stands and executes this program again: only
-// an execve(2) as the root of the new namespace gives its capabilities back
-// (user_namespaces(7)).
-func reexec() error {
-	p := []unix.PollFd{{Fd: env.KeeperConfigFD, Events: unix.POLLIN}}
-	for {
-		_, err := unix.Poll(p, -1)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("cannot wait for the id map: %w", err)
-		}
-		break
-	}
-	if p[0].Revents&unix.POLLIN == 0 {
-		return errors.New("cannot start: nobody wrote the id map")
-	}
-	for _, fd := range []int{env.KeeperConfigFD, env.KeeperReadyFD} {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
-			return err
-		}
-	}
-	return unix.Exec("/proc/self/exe", []string{env.RoleKeeper, "mapped"}, os.Environ())
-}
-
 type keeper struct {
 	cfg  env.Config
 	log  *slog.Logger
 	exe  *os.File // this program, sealed
+	wake chan os.Signal
 	dir  *os.File // the runtime directory, which is masked for guests
 	sock net.Listener
 
@@ -118,8 +99,10 @@ type held struct {
 	blob string
 }
 
+// start answers a keeper with an error too, if it got as far as its configuration.
 func start(log *slog.Logger) (k *keeper, err error) {
-	k = &keeper{log: log, listener: -1, held: map[string]held{}, clients: make(chan client)}
+	k = &keeper{log: log, listener: -1, held: map[string]held{}, clients: make(chan client), wake: make(chan os.Signal, 1)}
+	signal.Notify(k.wake, env.WakeSignal)
 	config := os.NewFile(env.KeeperConfigFD, "config")
 	defer config.Close()
 	if err := json.NewDecoder(config).Decode(&k.cfg); err != nil {
@@ -127,23 +110,31 @@ func start(log *slog.Logger) (k *keeper, err error) {
 	}
 	if !k.cfg.Privileged {
 		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-			return nil, fmt.Errorf("cannot protect the keeper's memory: %w", err)
+			return k, fmt.Errorf("cannot protect the keeper's memory: %w", err)
 		}
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return nil, fmt.Errorf("cannot leave the host's mount propagation: %w", err)
+		return k, fmt.Errorf("cannot leave the host's mount propagation: %w", err)
 	}
 	if k.exe, err = sealedSelf(); err != nil {
-		return nil, err
+		return k, err
 	}
 	if k.inflight, err = seccomp.NewInflight(); err != nil {
-		return nil, err
+		return k, err
 	}
 	if err := k.listen(); err != nil {
-		return nil, err
+		return k, err
+	}
+	if k.cfg.Root != nil {
+		if err := k.mountRoot(); err != nil {
+			return k, err
+		}
 	}
 	if err := k.startInit(); err != nil {
-		return nil, err
+		return k, err
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return k, err
 	}
 	return k, k.startBroker()
 }
@@ -189,6 +180,9 @@ func (k *keeper) listen() error {
 	}
 	l.SetUnlinkOnClose(false)
 	k.sock = l
+	if err := k.cfg.Dirs.Announce(k.cfg.Name); err != nil {
+		return err
+	}
 	if k.dir, err = os.Open(k.cfg.Dirs.Runtime); err != nil {
 		return fmt.Errorf("cannot open the runtime directory: %w", err)
 	}
@@ -199,8 +193,56 @@ func (k *keeper) listen() error {
 	return nil
 }
 
+// listenAgain makes the control socket where it was, after somebody who did not
+// find it has asked for that. The directory may be a new one.
+func (k *keeper) listenAgain() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(k.dir.Fd()), &st); err != nil || st.Nlink == 0 {
+		dir, err := os.Open(k.cfg.Dirs.Runtime)
+		if err != nil {
+			return fmt.Errorf("cannot make the control socket again: %w", err)
+		}
+		k.dir.Close()
+		k.dir = dir
+	}
+	name := k.cfg.Name + ".sock"
+	if unix.Fstatat(int(k.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		return nil
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", k.dir.Fd(), name)})
+	if err != nil {
+		return fmt.Errorf("cannot make the control socket again: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	k.sock.Close()
+	k.sock = l
+	go k.accept(l)
+	return nil
+}
+
 func (k *keeper) initConfig() env.InitConfig {
-	return env.InitConfig{Map: k.cfg.Map, Filter: k.cfg.Filter, Home: k.cfg.Home, Shell: k.cfg.Shell}
+	return env.InitConfig{
+		Map: k.cfg.Map.Inner(), Filter: k.cfg.Filter, Home: k.cfg.Home, Shell: k.cfg.Shell,
+		OwnRoot: k.cfg.Root != nil, Hostname: k.cfg.Name, Env: k.cfg.Env,
+	}
+}
+
+// mountRoot mounts the environment's own root file system and makes it the
+// working directory, by which init finds it: what leads there is not for guests.
+func (k *keeper) mountRoot() error {
+	if err := env.WriteFiles(k.cfg.Dirs.Runtime, k.cfg.Name); err != nil {
+		return err
+	}
+	if err := k.cfg.Root.Mount(); err != nil {
+		return err
+	}
+	if err := env.MountFiles(k.cfg.Dirs.Runtime, k.cfg.Root.Place); err != nil {
+		return err
+	}
+	if err := unix.Chdir(k.cfg.Root.Place); err != nil {
+		return fmt.Errorf("cannot enter the root file system: %w", err)
+	}
+	return nil
 }
 
 func (k *keeper) startInit() error {

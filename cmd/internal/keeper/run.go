@@ -72,7 +72,7 @@ func (k *keeper) outsider(c *net.UnixConn) error {
 	if err := errors.Join(err, cerr); err != nil {
 		return err
 	}
-	if cred.Uid != 0 {
+	if cred.Uid != k.cfg.Map.Owner {
 		return errors.New("not the owner of the environment")
 	}
 	if k.cfg.Privileged {
@@ -94,6 +94,10 @@ func (k *keeper) run() int {
 		select {
 		case c := <-k.clients:
 			k.serve(c)
+		case <-k.wake:
+			if err := k.listenAgain(); err != nil {
+				k.log.Error("unreachable", "err", err)
+			}
 		case m, ok := <-k.init.messages:
 			if !ok {
 				k.init.messages = nil
@@ -187,6 +191,9 @@ func (k *keeper) stop(initGone, brokerGone <-chan struct{}) int {
 	code := 0
 	if err := unix.Unlinkat(int(k.dir.Fd()), k.cfg.Name+".sock", 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		k.log.Warn("cannot remove the control socket", "err", err)
+	}
+	if err := k.cfg.Dirs.Withdraw(k.cfg.Name); err != nil {
+		k.log.Warn("stopping", "err", err)
 	}
 	k.sock.Close()
 	if initGone != nil {

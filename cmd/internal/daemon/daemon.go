@@ -1,0 +1,215 @@
+// Package daemon is the process, one per user, that knows which environments
+// exist and which shall run. It may end and start at any time: environments
+// are found again by what their keepers leave in the state directory.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/store"
+)
+
+// Main is the detached daemon; it answers the exit code. version is lx's.
+func Main(version string) int {
+	unix.CloseOnExec(api.ReadyFD)
+	ready := os.NewFile(api.ReadyFD, "ready")
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err := Serve(ctx, version, func() {
+		fmt.Fprintln(ready)
+		ready.Close()
+	})
+	if err != nil {
+		fmt.Fprintln(ready, err)
+		return 1
+	}
+	return 0
+}
+
+type daemon struct {
+	dirs    env.Dirs
+	store   *store.Store
+	version string
+	started time.Time
+	managed bool
+	log     *slog.Logger
+	stop    context.CancelFunc
+
+	mu   sync.Mutex
+	kept map[string]bool // wanted environments that are watched
+	wg   sync.WaitGroup
+}
+
+// Serve is the daemon in this process, until ctx ends; ready is called when it
+// listens. It logs JSON lines to standard error.
+func Serve(ctx context.Context, version string, ready func()) error {
+	unix.Umask(0o077)
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("process", "daemon")
+	dirs, err := env.UserDirs()
+	if err != nil {
+		return err
+	}
+	// Held for life: one daemon per user, whatever becomes of its socket.
+	lock, err := os.OpenFile(filepath.Join(dirs.State, "daemon.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot lock the daemon's place: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.New("the daemon runs already")
+	}
+	st, err := store.Open("")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	d := &daemon{dirs: dirs, store: st, version: version, started: time.Now(), log: log, stop: cancel, kept: map[string]bool{}}
+	d.managed = os.Getenv("NOTIFY_SOCKET") != ""
+	defer d.wg.Wait()
+	defer cancel()
+	wake := make(chan os.Signal, 1)
+	signal.Notify(wake, env.WakeSignal)
+	if err := dirs.Announce(env.DaemonName); err != nil {
+		return err
+	}
+	l, err := d.listen()
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: d.routes(), BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 10 * time.Second}
+	serve := func(l net.Listener) {
+		d.wg.Go(func() {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				log.Error("listener ended", "err", err)
+			}
+		})
+	}
+	serve(l)
+	ready()
+	if err := notify("READY=1"); err != nil {
+		log.Warn("cannot tell the service manager", "err", err)
+	}
+	log.Info("started", "pid", os.Getpid(), "version", version)
+	d.store.Sweep(ctx)
+	d.wg.Go(func() { d.keep(ctx) })
+	for {
+		select {
+		case <-ctx.Done():
+			log.Info("ends; environments go on")
+			err := errors.Join(srv.Close(), os.Remove(dirs.Socket(env.DaemonName)), dirs.Withdraw(env.DaemonName))
+			if errors.Is(err, os.ErrNotExist) { // the socket had vanished
+				err = nil
+			}
+			return err
+		case <-wake:
+			if _, err := os.Stat(dirs.Socket(env.DaemonName)); err == nil {
+				continue
+			}
+			again, err := d.listen()
+			if err != nil {
+				log.Error("unreachable", "err", err)
+				continue
+			}
+			l.Close()
+			l = again
+			serve(l)
+		}
+	}
+}
+
+// listen makes the daemon's socket.
+func (d *daemon) listen() (net.Listener, error) {
+	path := d.dirs.Socket(env.DaemonName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
+	}
+	return &owners{l, d.log}, nil
+}
+
+// owners accepts connections of the user's own processes outside of environments.
+type owners struct {
+	*net.UnixListener
+	log *slog.Logger
+}
+
+func (o *owners) Accept() (net.Conn, error) {
+	for {
+		c, err := o.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if err := admit(c); err != nil {
+			o.log.Warn("client refused", "err", err)
+			c.Close()
+			continue
+		}
+		return c, nil
+	}
+}
+
+// admit refuses other users, and processes in other user namespaces: an
+// environment's root is the user outside.
+func admit(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, cerr); err != nil {
+		return err
+	}
+	if int(cred.Uid) != os.Getuid() {
+		return fmt.Errorf("user %d", cred.Uid)
+	}
+	var own, theirs unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/user", &own); err != nil {
+		return err
+	}
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/user", cred.Pid), &theirs); err != nil {
+		return fmt.Errorf("process %d: %w", cred.Pid, err)
+	}
+	if own.Ino != theirs.Ino || own.Dev != theirs.Dev {
+		return fmt.Errorf("process %d is in another user namespace", cred.Pid)
+	}
+	return nil
+}
+
+// notify is sd_notify(3).
+func notify(state string) error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(state))
+	return err
+}

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/env"
+)
+
+// keep starts the wanted environments, and starts one again whose keeper has
+// crashed; one that was stopped stays so until the next start of the daemon.
+func (d *daemon) keep(ctx context.Context) {
+	list, err := d.store.List()
+	if err != nil {
+		d.log.Warn("records", "err", err)
+	}
+	for _, r := range list {
+		if r.Wanted {
+			d.watch(ctx, r.Name, true)
+		}
+	}
+	if err := d.follow(ctx); err != nil {
+		d.log.Error("cannot follow environments", "err", err)
+	}
+}
+
+// follow watches environments that somebody else starts.
+func (d *daemon) follow(ctx context.Context) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer events.Close()
+	defer context.AfterFunc(ctx, func() { events.Close() })()
+	if _, err := unix.InotifyAddWatch(fd, d.dirs.State, unix.IN_CLOSE_WRITE); err != nil {
+		return err
+	}
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := events.Read(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !bytes.Contains(buf[:n], []byte(".pid\x00")) {
+			continue
+		}
+		list, err := d.store.List()
+		if err != nil {
+			d.log.Warn("records", "err", err)
+		}
+		for _, r := range list {
+			if r.Wanted {
+				d.watch(ctx, r.Name, false)
+			}
+		}
+	}
+}
+
+// watch has the environment looked after, and started first if start says so.
+func (d *daemon) watch(ctx context.Context, name string, start bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.kept[name] {
+		return
+	}
+	d.kept[name] = true
+	d.wg.Go(func() {
+		defer func() {
+			d.mu.Lock()
+			delete(d.kept, name)
+			d.mu.Unlock()
+		}()
+		d.lookAfter(ctx, name, start)
+	})
+}
+
+func (d *daemon) lookAfter(ctx context.Context, name string, start bool) {
+	delay := firstDelay
+	for {
+		if start {
+			if err := d.launch(ctx, name, api.StartOptions{}); err != nil {
+				d.log.Error("cannot start", "environment", name, "err", err)
+			}
+		}
+		began := time.Now()
+		pid, _ := d.dirs.Process(name)
+		if err := d.dirs.Ended(ctx, name, pid); err != nil && ctx.Err() == nil {
+			d.log.Warn("cannot watch", "environment", name, "err", err)
+			return
+		}
+		r, err := d.store.Get(name)
+		if _, crashed := d.dirs.Process(name); ctx.Err() != nil || err != nil || !r.Wanted || !crashed {
+			return
+		}
+		if time.Since(began) > stable {
+			delay = firstDelay
+		}
+		d.log.Warn("crashed: starts again", "environment", name, "after", delay.String())
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(delay):
+		}
+		delay, start = min(2*delay, maxDelay), true
+	}
+}
+
+// An environment that crashes again and again is started less and less often.
+const (
+	firstDelay = 200 * time.Millisecond
+	maxDelay   = 30 * time.Second
+	stable     = 10 * time.Second
+)
+
+// launch starts an environment of the store, or the host's.
+func (d *daemon) launch(ctx context.Context, name string, o api.StartOptions) error {
+	if o.Home == "" {
+		o.Home, o.Shell = env.UserHome()
+	}
+	return Launch(ctx, d.dirs, d.store, name, o)
+}

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/feature"
+	"github.com/lxbridge/lx/core/ns"
+	"github.com/lxbridge/lx/core/seccomp"
+	"github.com/lxbridge/lx/core/store"
+)
+
+// Launch starts the environment unless it runs. st may be nil for one of the
+// host's own files.
+func Launch(ctx context.Context, d env.Dirs, st *store.Store, name string, o api.StartOptions) error {
+	if o.Privileged && os.Geteuid() != 0 {
+		return errors.New("--privileged is for root")
+	}
+	if err := feature.Check(); err != nil {
+		return err
+	}
+	cfg := env.Config{Name: name, Privileged: o.Privileged, Dirs: d, Home: o.Home, Shell: o.Shell, Environ: o.Environ}
+	choose := ns.Choose
+	if !store.IsHost(name) {
+		rec, err := st.Get(name)
+		if err != nil {
+			return err
+		}
+		if o.Privileged {
+			return fmt.Errorf("cannot start %s with --privileged: that is for the host environment", name)
+		}
+		if o.Map != "" && o.Map != rec.Map {
+			return fmt.Errorf("cannot start %s with the map %q: its files were imported with %q", name, o.Map, rec.Map)
+		}
+		root := st.Root(rec)
+		o.Map, cfg.Root, cfg.Env, choose = rec.Map, &root, rec.Env, ns.ChooseOwn
+	}
+	var err error
+	if cfg.Map, err = choose(o.Map); err != nil {
+		return err
+	}
+	cfg.Filter = seccomp.Options{Features: features(cfg.Map), AllowIOUring: o.IOUring}
+	return env.Launch(ctx, cfg)
+}
+
+// features are what the environment's filter traps for.
+func features(m ns.Map) []string {
+	fs := []string{seccomp.FeatureMount}
+	if m.Kind == ns.Single {
+		fs = append(fs, seccomp.FeatureIDs)
+	}
+	return fs
+}

@@ -1,0 +1,200 @@
+package env
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Runtime directories vanish at logout, with the sockets in them, while what
+// listens there goes on. So each listener leaves its process id in the state
+// directory, and makes its socket again when it gets WakeSignal.
+
+// WakeSignal asks a keeper or the daemon to make its socket again.
+const WakeSignal = unix.SIGHUP
+
+// wakeLimit is how long a process may take to make its socket again.
+const wakeLimit = 2 * time.Second
+
+const pidSuffix = ".pid"
+
+func (d Dirs) pidFile(name string) string { return filepath.Join(d.State, name+pidSuffix) }
+
+// Announce says that this process listens on the socket of name.
+func (d Dirs) Announce(name string) error {
+	pid := os.Getpid()
+	began, err := startTime(pid)
+	if err == nil {
+		err = os.WriteFile(d.pidFile(name), fmt.Appendf(nil, "%d %s\n", pid, began), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot leave a trace of %s: %w", name, err)
+	}
+	return nil
+}
+
+// Withdraw takes the announcement back: the process ends as it should. After
+// a crash it stays.
+func (d Dirs) Withdraw(name string) error {
+	if err := os.Remove(d.pidFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the trace of %s: %w", name, err)
+	}
+	return nil
+}
+
+// Process is the process that listens for name. announced is true too where
+// it has crashed; then pid is 0.
+func (d Dirs) Process(name string) (pid int, announced bool) {
+	b, err := os.ReadFile(d.pidFile(name))
+	if err != nil {
+		return 0, false
+	}
+	f := strings.Fields(string(b))
+	if len(f) != 2 {
+		return 0, true
+	}
+	pid, err = strconv.Atoi(f[0])
+	if err != nil || pid <= 1 {
+		return 0, true
+	}
+	if began, err := startTime(pid); err != nil || began != f[1] {
+		return 0, true // the number is another process's, or nobody's
+	}
+	return pid, true
+}
+
+// Names are the environments that a keeper has been announced for.
+func (d Dirs) Names() ([]string, error) {
+	names, err := os.ReadDir(d.State)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list running environments: %w", err)
+	}
+	var out []string
+	for _, n := range names {
+		if name, ok := strings.CutSuffix(n.Name(), pidSuffix); ok && name != DaemonName {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// startTime is when a process began, in ticks since boot (proc_pid_stat(5)), and
+// which boot: with its id it names the process for ever.
+func startTime(pid int) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	const starttime = 22 - 3 // fields are counted from 1, and the first two are cut off
+	if len(f) <= starttime {
+		return "", errors.New("cannot read when a process began")
+	}
+	return f[starttime] + "@" + strings.TrimSpace(string(boot)), nil
+}
+
+// wake has the process that listens for name make its socket again, and
+// answers whether it may be there now.
+func (d Dirs) wake(ctx context.Context, name string) bool {
+	pid, _ := d.Process(name)
+	if pid == 0 || pid == os.Getpid() {
+		return false
+	}
+	if unix.Kill(pid, WakeSignal) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, wakeLimit)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(d.Socket(name)); err == nil {
+			return true
+		}
+		if now, _ := d.Process(name); now != pid {
+			return false // it was about to end
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+// Ended waits until the process pid, that listened for name, is gone.
+func (d Dirs) Ended(ctx context.Context, name string, pid int) error {
+	if pid == 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot wait for the end of %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	// A pidfd can be polled, but os.File takes none: a pipe tells of ctx.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("cannot wait for the end of %s: %w", name, err)
+	}
+	defer r.Close()
+	defer w.Close()
+	defer context.AfterFunc(ctx, func() { w.Close() })()
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(r.Fd()), Events: unix.POLLIN}}, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("cannot wait for the end of %s: %w", name, err)
+		default:
+			return ctx.Err()
+		}
+	}
+}
+
+// DaemonName is whose socket, log and process the daemon's are. No environment
+// can have it.
+const DaemonName = "daemon"
+
+// dialSocket connects to the socket of name, which is made again if it is gone
+// and its process is not.
+func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error) {
+	var nd net.Dialer
+	c, err := nd.DialContext(ctx, "unix", d.Socket(name))
+	if errors.Is(err, unix.ENOENT) && d.wake(ctx, name) {
+		c, err = nd.DialContext(ctx, "unix", d.Socket(name))
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
+}
+
+// DialDaemon connects to the user's daemon.
+func DialDaemon(ctx context.Context, d Dirs) (*net.UnixConn, error) {
+	c, err := dialSocket(ctx, d, DaemonName)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the daemon: %w", err)
+	}
+	return c, nil
+}
