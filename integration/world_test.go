@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -343,7 +344,19 @@ func (w *world) sockets() []string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return found
+	return slices.DeleteFunc(found, func(s string) bool { return filepath.Base(s) == "daemon.sock" })
+}
+
+// imported are the environments in the world's store.
+func (w *world) imported() []string {
+	found, err := filepath.Glob(w.path("home/.local/share/lx/environments/*"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := range found {
+		found[i] = filepath.Base(found[i])
+	}
+	return slices.DeleteFunc(found, func(n string) bool { return n == "host" })
 }
 
 // keeper is the process that listens on the control socket of "host".
@@ -416,10 +429,23 @@ func (w *world) finish() {
 			w.t.Errorf("lx stop %s: %v", name, r)
 		}
 	}
+	if _, err := os.Stat(w.path("state/lx/daemon.pid")); err == nil {
+		for _, name := range w.imported() {
+			if r := w.within(30*time.Second, "remove", "--force", name); r.code != 0 {
+				w.t.Errorf("lx remove %s: %v", name, r)
+			}
+		}
+		if r := w.within(30*time.Second, "shutdown"); r.code != 0 {
+			w.t.Errorf("lx shutdown: %v", r)
+		}
+	}
 	left = append(left, w.inhabitants()...)
 	w.nothingLeft(left)
 	if w.t.Failed() {
 		w.t.Logf("lx log:\n%s", tail(w.log(), 60))
+		if b, err := os.ReadFile(w.path("state/lx/daemon.log")); err == nil {
+			w.t.Logf("lx daemon logs:\n%s", tail(string(b), 60))
+		}
 		for _, p := range left {
 			if p.alive() {
 				_ = unix.Kill(p.pid, unix.SIGKILL) // it may have ended meanwhile

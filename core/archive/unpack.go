@@ -166,23 +166,20 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 func (u *unpacker) white(name string) error {
 	dir, base := path.Split(name)
 	u.forget()
+	fd, err := u.open(path.Clean(dir), unix.O_RDONLY|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	if base == opaque {
-		fd, err := u.open(path.Clean(dir), unix.O_RDONLY|unix.O_DIRECTORY)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
 		return empty(fd, func(n string) bool { return u.made[path.Join(dir, n)] })
 	}
+	defer unix.Close(fd)
 	target := strings.TrimPrefix(base, whiteout)
 	if target == "" || target == "." || target == ".." {
 		return errors.New("a whiteout of nothing")
-	}
-	fd, _, err := u.parent(name)
-	if err != nil {
-		return err
 	}
 	if u.made[path.Join(dir, target)] {
 		return nil

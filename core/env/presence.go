@@ -107,35 +107,6 @@ func startTime(pid int) (string, error) {
 	return f[starttime] + "@" + strings.TrimSpace(string(boot)), nil
 }
 
-// wake has the process that listens for name make its socket again, and
-// answers whether it may be there now.
-func (d Dirs) wake(ctx context.Context, name string) bool {
-	pid, _ := d.Process(name)
-	if pid == 0 || pid == os.Getpid() {
-		return false
-	}
-	if unix.Kill(pid, WakeSignal) != nil {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, wakeLimit)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, err := os.Stat(d.Socket(name)); err == nil {
-			return true
-		}
-		if now, _ := d.Process(name); now != pid {
-			return false // it was about to end
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-}
-
 // Ended waits until the process pid, that listened for name, is gone.
 func (d Dirs) Ended(ctx context.Context, name string, pid int) error {
 	if pid == 0 {
@@ -173,18 +144,35 @@ func (d Dirs) Ended(ctx context.Context, name string, pid int) error {
 // can have it.
 const DaemonName = "daemon"
 
-// dialSocket connects to the socket of name, which is made again if it is gone
-// and its process is not.
+// dialSocket connects to the socket of name, which its process makes again if
+// it is gone.
 func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error) {
+	absent := func(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
 	var nd net.Dialer
 	c, err := nd.DialContext(ctx, "unix", d.Socket(name))
-	if errors.Is(err, unix.ENOENT) && d.wake(ctx, name) {
-		c, err = nd.DialContext(ctx, "unix", d.Socket(name))
+	if pid, _ := d.Process(name); absent(err) && pid != 0 && pid != os.Getpid() {
+		if errors.Is(err, unix.ENOENT) {
+			// If it has just ended, that is seen below.
+			_ = unix.Kill(pid, WakeSignal)
+		}
+		limit := time.After(wakeLimit)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for now := pid; absent(err) && now == pid; now, _ = d.Process(name) {
+			select {
+			case <-tick.C:
+				c, err = nd.DialContext(ctx, "unix", d.Socket(name))
+				continue
+			case <-ctx.Done():
+			case <-limit:
+			}
+			break
+		}
 	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+	switch {
+	case absent(err):
 		return nil, ErrNotRunning
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	return c.(*net.UnixConn), nil

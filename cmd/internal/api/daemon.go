@@ -58,7 +58,10 @@ type StartOptions struct {
 }
 
 // Daemon is a client of the user's daemon.
-type Daemon struct{ http http.Client }
+type Daemon struct {
+	dirs env.Dirs
+	http http.Client
+}
 
 // ReadyFD is the descriptor on which a daemon says that it listens: a line,
 // empty, or why it does not.
@@ -71,7 +74,7 @@ func Dial(ctx context.Context, d env.Dirs) (*Daemon, error) {
 		return nil, err
 	}
 	c.Close()
-	return &Daemon{http.Client{Transport: &http.Transport{
+	return &Daemon{d, http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return env.DialDaemon(ctx, d)
@@ -241,6 +244,11 @@ func (f failed) Error() string { return f.Failure.Error }
 // Hint is what to type next.
 func (f failed) Hint() string { return f.Failure.Hint }
 
+// vanished says that the other side of a connection has gone.
+func vanished(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
 func (c *Daemon) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -255,6 +263,20 @@ func (c *Daemon) call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	resp, err := c.http.Do(req)
+	if again := method == http.MethodGet || method == http.MethodPost; err != nil && again && vanished(err) {
+		// It ended while it was asked: the next one answers. A new request, since
+		// the body has been read.
+		if _, err := Connect(ctx, c.dirs); err != nil {
+			return err
+		}
+		retry := req.Clone(ctx)
+		if req.GetBody != nil {
+			if retry.Body, err = req.GetBody(); err != nil {
+				return err
+			}
+		}
+		resp, err = c.http.Do(retry)
+	}
 	if err != nil {
 		var ue *url.Error
 		if errors.As(err, &ue) {
