@@ -129,12 +129,16 @@ func (f *FS) unplace(parent *inode, name string) {
 	}
 }
 
-// touch notes that we changed what name in p is. The caller holds mu.
+// touch notes that we changed what name in p is, and with it p's own times.
+// The caller holds mu.
 func (f *FS) touch(p *inode, name string) {
 	if p.listings > 0 {
 		p.touched[name] = f.tick()
 	}
 	f.void(p, name)
+	if p.parent != nil {
+		f.void(p.parent, p.name)
+	}
 }
 
 // child is what the kernel knows as name in parent.

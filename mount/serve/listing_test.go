@@ -214,6 +214,33 @@ func TestListingAttributes(t *testing.T) {
 	b.end(nil)
 }
 
+// TestListingOfChangedDirectory: what was listed of a directory does not count
+// once names in it have changed, for its times have.
+func TestListingOfChangedDirectory(t *testing.T) {
+	b := newBed(t, Options{AttrTimeout: time.Hour, EntryTimeout: time.Hour})
+	b.fs.slow = 0
+	d, no := b.fs.Mkdir(b.ctx, fuse.RootID, "d", 0o755, 0)
+	b.ok("mkdir", no)
+	for range fewLookups {
+		b.find("absent", syscall.ENOENT)
+	}
+	b.await("a listing", func(l *listing) bool { return l != nil && l.whole })
+	a, _, no := b.fs.Setattr(b.ctx, d.Node, &fuse.SetAttrIn{Valid: fattrMtime, Mtime: syscall.Timespec{Sec: 1000}})
+	if no != 0 || a.Mtime.Sec != 1000 {
+		t.Fatalf("mtime %v, %v", a.Mtime, no)
+	}
+	sub, no := b.fs.Mkdir(b.ctx, d.Node, "sub", 0o755, 0)
+	b.ok("mkdir", no)
+	a, _, no = b.fs.Getattr(b.ctx, d.Node, 0, false)
+	b.ok("getattr", no)
+	if a.Mtime.Sec == 1000 {
+		t.Error("the time is that from before the change")
+	}
+	b.fs.Forget(sub.Node, 1)
+	b.fs.Forget(d.Node, 1)
+	b.end(nil)
+}
+
 // TestNoListing: where attributes may not be kept, look-ups are quick, or the
 // directory cannot be read, the server is asked for each name.
 func TestNoListing(t *testing.T) {

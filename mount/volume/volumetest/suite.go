@@ -30,6 +30,10 @@ type Options struct {
 	// NoChars are the printable ASCII characters, beside '/', that its names
 	// cannot have.
 	NoChars string
+	// Stale: a file that is replaced between its look-up and its open is gone
+	// for the server, so that a name which is replaced without end may give
+	// ESTALE, as with NFS.
+	Stale bool
 	// Exceptions are the tests that it fails, each with the reason. One that
 	// passes is an error, so that lists stay true.
 	Exceptions map[string]string
