@@ -16,8 +16,10 @@ endif
 SHARE := $(DESTDIR)$(PREFIX)/share
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS := -s -w -X github.com/lxbridge/lx/cmd/internal/cli.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/lxbridge/lx/cmd/internal/cli.version=$(VERSION) -X github.com/lxbridge/lx/cmd/internal/netcli.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath
+
+FOLDERS := cmd core mount netns portbroker integration
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -25,7 +27,7 @@ GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 .PHONY: build run test bench lint fuzz install go
 
 build: go
-	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/lx ./cmd/lx
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/ ./cmd/lx ./cmd/lxnet
 
 run: build
 	@$(GOBUILD) -o build/sampleshare ./integration/sampleshare
@@ -39,7 +41,7 @@ bench: build
 	@integration/run/bench $(BENCHFLAGS)
 
 lint: go
-	@test -z "$$(gofmt -l cmd core mount integration)" || { gofmt -l cmd core mount integration; echo 'run gofmt -w on these'; exit 1; }
+	@test -z "$$(gofmt -l $(FOLDERS))" || { gofmt -l $(FOLDERS); echo 'run gofmt -w on these'; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
 	go run $(GOLANGCI) run ./...
@@ -48,11 +50,12 @@ fuzz: go
 	@integration/run/fuzz $(FUZZTIME)
 
 install: build
-	install -D -m 755 build/lx '$(DESTDIR)$(PREFIX)/bin/lx'
-	build/lx man '$(SHARE)/man/man1'
-	build/lx completion bash >build/lx.bash && install -D -m 644 build/lx.bash '$(SHARE)/bash-completion/completions/lx'
-	build/lx completion zsh >build/_lx && install -D -m 644 build/_lx '$(SHARE)/zsh/site-functions/_lx'
-	build/lx completion fish >build/lx.fish && install -D -m 644 build/lx.fish '$(SHARE)/fish/vendor_completions.d/lx.fish'
+	for p in lx lxnet; do \
+		install -D -m 755 build/$$p '$(DESTDIR)$(PREFIX)/bin/'$$p && build/$$p man '$(SHARE)/man/man1' && \
+		build/$$p completion bash >build/$$p.bash && install -D -m 644 build/$$p.bash '$(SHARE)/bash-completion/completions/'$$p && \
+		build/$$p completion zsh >build/_$$p && install -D -m 644 build/_$$p '$(SHARE)/zsh/site-functions/_'$$p && \
+		build/$$p completion fish >build/$$p.fish && install -D -m 644 build/$$p.fish '$(SHARE)/fish/vendor_completions.d/'$$p.fish || exit 1; \
+	done
 
 go:
 	@integration/run/need-go

@@ -96,13 +96,21 @@ func (r *Reader) Read(q Query) (*Snapshot, error) {
 	r.forget(spaces)
 	r.own(s, pids)
 	s.Unseen = r.unseen(s, pids)
-	slices.SortStableFunc(s.Entries, compare)
+	own := s.Namespaces[0].Inode
+	slices.SortStableFunc(s.Entries, func(a, b Entry) int { return compare(&a, &b, own) })
 	return s, nil
 }
 
-func compare(a, b Entry) int {
-	return cmp.Or(cmp.Compare(a.Protocol.Space(), b.Protocol.Space()), cmp.Compare(a.Local.Port(), b.Local.Port()),
-		a.Local.Addr().Compare(b.Local.Addr()), cmp.Compare(a.Namespace, b.Namespace))
+// compare puts the caller's namespace first.
+func compare(a, b *Entry, own uint64) int {
+	if a.Namespace != b.Namespace && (a.Namespace == own || b.Namespace == own) {
+		if a.Namespace == own {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Protocol.Space(), b.Protocol.Space()),
+		cmp.Compare(a.Local.Port(), b.Local.Port()), a.Local.Addr().Compare(b.Local.Addr()))
 }
 
 // socketsOf lists a namespace's sockets by the best way there is.

@@ -132,8 +132,8 @@ func (s *Socket) RemoteString() string {
 func (s *Socket) end(a netip.AddrPort) string {
 	host := a.Addr().String()
 	switch {
-	case a.Addr() == netip.IPv6Unspecified() && s.Holds() && !s.V6Only && a == s.Local:
-		host = "*" // both families
+	case a.Addr() == netip.IPv6Unspecified() && s.Holds() && !s.V6Only && s.Cookie != 0 && a == s.Local:
+		host = "*" // both families, as /proc/PID/net does not tell
 	case a.Addr().Is6():
 		host = "[" + host + "]"
 	}

@@ -21,6 +21,7 @@ func shadows(existing []Holder, r Request) Verdict {
 		mine.State = netns.Close
 	}
 	for _, e := range existing {
+		mine.Namespace = e.Namespace
 		if why := Shadows(&e, &mine); why != "" {
 			v.Kind = Shadow
 			v.Holders = append(v.Holders, e)
@@ -39,33 +40,32 @@ func (e *Holder) receives() bool {
 }
 
 // Shadows says who gets what where two sockets share a port that both may
-// have, and the earlier and the later one's users may be surprised; empty
-// where they cannot meet.
-func Shadows(earlier, later *Holder) string {
-	if earlier.Protocol.Space() != later.Protocol.Space() || earlier.Local.Port() != later.Local.Port() || earlier.Namespace != later.Namespace && later.Namespace != 0 ||
-		!earlier.receives() || !later.receives() {
+// have, and the users of either may be surprised; empty where they cannot meet.
+func Shadows(a, b *Holder) string {
+	if a.Protocol.Space() != b.Protocol.Space() || a.Local.Port() != b.Local.Port() || a.Namespace != b.Namespace ||
+		!a.receives() || !b.receives() || a.Device != 0 && b.Device != 0 && a.Device != b.Device {
 		return ""
 	}
-	if earlier.Device != 0 && later.Device != 0 && earlier.Device != later.Device {
-		return ""
-	}
-	a, b := earlier.Local.Addr(), later.Local.Addr()
-	if !overlap(a, earlier.V6Only, b, later.V6Only) {
-		if local4(a) && local6(b) || local6(a) && local4(b) {
+	x, y := a.Local.Addr(), b.Local.Addr()
+	if !overlap(x, a.V6Only, y, b.V6Only) {
+		if local4(x) && local6(y) || local6(x) && local4(y) {
 			return "which of the two \"localhost\" means depends on the resolver's order"
 		}
 		return ""
 	}
-	ra, rb := reach(a), reach(b)
-	switch {
-	case earlier.Protocol.Space() == netns.TCP && ra == rb:
-		return "the kernel spreads connections over both"
-	case ra > rb:
-		return "connections to " + later.LocalString() + " go to the later one, all others to the earlier"
-	case ra < rb:
-		return "connections to " + earlier.LocalString() + " go to the earlier one, all others to the later"
+	what := "connections"
+	if a.Protocol.Space() != netns.TCP {
+		what = "packets"
 	}
-	return "the later one receives, unless both have SO_REUSEPORT: then packets are spread"
+	switch {
+	case reach(x) < reach(y):
+		return fmt.Sprintf("%s to %s go to that one, all others to the other", what, a.LocalString())
+	case reach(x) > reach(y):
+		return fmt.Sprintf("%s to %s go to that one, all others to the other", what, b.LocalString())
+	case a.Protocol.Space() == netns.TCP:
+		return "the kernel spreads connections over both"
+	}
+	return "the one that was bound later receives, unless both have SO_REUSEPORT: then packets are spread"
 }
 
 func local4(a netip.Addr) bool {

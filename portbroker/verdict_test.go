@@ -419,11 +419,11 @@ func TestShadows(t *testing.T) {
 	}{
 		{hold(tcp, "0.0.0.0:80", false), v6, "resolver"},
 		{hold(tcp, "[::1]:80", true), v4, "resolver"},
-		{hold(tcp, "0.0.0.0:80", false), v4, "go to the later one"},
-		{hold(tcp, "127.0.0.1:80", false), v4any, "go to the earlier one"},
+		{hold(tcp, "0.0.0.0:80", false), v4, "to 127.0.0.1:80 go to that one"},
+		{hold(tcp, "127.0.0.1:80", false), v4any, "to 127.0.0.1:80 go to that one"},
 		{hold(tcp, "127.0.0.1:80", false), v4, "spreads"},
-		{hold(udp, "127.0.0.1:80", false), v4, "the later one receives"},
-		{hold(tcp, "[::]:80", false), v4any, "go to the later one"},
+		{hold(udp, "127.0.0.1:80", false), v4, "bound later receives"},
+		{hold(tcp, "[::]:80", false), v4any, "to 0.0.0.0:80 go to that one"},
 		{hold(tcp, "127.0.0.1:80", false), v4other, ""},
 	} {
 		r := Request{Protocol: c.h.Protocol, Addr: netip.MustParseAddr(c.addr), Port: 80, ReusePort: true}

@@ -1,0 +1,166 @@
+package netcli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lxbridge/lx/netns"
+)
+
+func TestReport(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code int
+		text string
+	}{
+		{nil, 0, ""},
+		{exitCode(1), 1, ""},
+		{errors.New("boom"), 1, "lxnet: boom\n"},
+		{usageError{errors.New("what?")}, 2, "lxnet: what?\nTry 'lxnet --help'.\n"},
+		{fmt.Errorf("write: %w", syscall.EPIPE), 1, ""},
+	} {
+		var b bytes.Buffer
+		if code := report(&b, c.err); code != c.code || b.String() != c.text {
+			t.Errorf("%v: %d %q", c.err, code, b.String())
+		}
+	}
+}
+
+func TestTable(t *testing.T) {
+	tb := &table{columns: []column{{title: "A"}, {title: "N", right: true}, {title: "LONG", flexible: true}}}
+	tb.add(plainStyle, "x", "7", "a process with a long name")
+	tb.add(yellow, "yy", "123", "evil\x1b]0;title\x07")
+	want := []string{"A     N  LONG", "x     7  a process…", "yy  123  evil?]0;t…"}
+	if d := cmp.Diff(want, tb.lines(19, false)); d != "" {
+		t.Error(d)
+	}
+	if got := tb.lines(0, true)[2]; got != "\x1b[33myy  123  evil?]0;title?\x1b[0m" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestTogether(t *testing.T) {
+	owner := func(pid int, uid uint32, command string) netns.Entry {
+		return netns.Entry{Owners: []netns.Owner{{Process: netns.Process{PID: pid, UID: uid, Command: command}}}}
+	}
+	hidden := func(uid uint32) netns.Entry {
+		return netns.Entry{Hidden: true, Socket: netns.Socket{UID: uid, State: netns.Listen, Local: netip.MustParseAddrPort("0.0.0.0:1")}}
+	}
+	for i, c := range []struct {
+		a, b netns.Entry
+		want bool
+	}{
+		{owner(1, 0, "nginx"), owner(1, 0, "nginx"), true},
+		{owner(1, 0, "nginx"), owner(2, 0, "nginx"), true}, // workers with SO_REUSEPORT
+		{owner(1, 0, "nginx"), owner(2, 5, "nginx"), false},
+		{owner(1, 0, "nginx"), owner(2, 0, "node"), false},
+		{hidden(1), hidden(1), true},
+		{hidden(1), hidden(2), false},
+		{hidden(1), owner(2, 1, "node"), false},
+	} {
+		if got := together(&c.a, &c.b); got != c.want {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+}
+
+// TestScreen looks at ports and top as a person does, in tmux.
+func TestScreen(t *testing.T) {
+	dir := t.TempDir()
+	exe, err := filepath.EvalSymlinks("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lxnet", "a-server-with-a-rather-long-name", "second"} {
+		if out, err := exec.Command("cp", exe, filepath.Join(dir, name)).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	for _, argv := range [][]string{{"a-server-with-a-rather-long-name", "listen", "tcp4", "0.0.0.0:9090"}, {"second", "listen", "tcp6", "[::1]:9090"}} {
+		cmd := exec.Command(filepath.Join(dir, argv[0]))
+		cmd.Args = argv[1:]
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	}
+	for _, width := range []int{80, 200} {
+		t.Run(fmt.Sprint(width), func(t *testing.T) {
+			socket := filepath.Join(dir, fmt.Sprint(width))
+			tmux := func(args ...string) string {
+				t.Helper()
+				out, err := exec.Command("tmux", append([]string{"-S", socket, "-f", "/dev/null"}, args...)...).CombinedOutput()
+				if err != nil {
+					t.Fatalf("tmux %v: %v: %s", args, err, out)
+				}
+				return string(out)
+			}
+			tmux("new-session", "-d", "-x", fmt.Sprint(width), "-y", "100", "env", "-u", "LC_ALL", "LANG=C.UTF-8", "sh")
+			defer tmux("kill-server")
+			shown := func(texts ...string) string {
+				t.Helper()
+				for end := time.Now().Add(20 * time.Second); ; {
+					text := tmux("capture-pane", "-p")
+					missing := ""
+					for _, want := range texts {
+						if !strings.Contains(text, want) {
+							missing = want
+						}
+					}
+					if missing == "" {
+						return text
+					}
+					if time.Now().After(end) {
+						t.Fatalf("%q is not on the screen:\n%s", missing, text)
+					}
+				}
+			}
+			run := "(exec -a lxnet " + filepath.Join(dir, "lxnet") + " "
+			tmux("send-keys", "exec bash", "Enter")
+			tmux("send-keys", "PS1=; clear; "+run+"ports); echo end-$((1+1))", "Enter")
+			text := shown("end-2", "LISTEN", "9090", "NETID")
+			for line := range strings.Lines(text) {
+				if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+					t.Errorf("%d columns: %q", n, line)
+				}
+			}
+			if queues := strings.Contains(text, "RECV-Q"); queues != (width == 200) {
+				t.Errorf("queues shown: %v:\n%s", queues, text)
+			}
+			shadow, title := strings.Index(text, "localhost"), strings.Index(text, "NETID")
+			if shadow < 0 || shadow > title {
+				t.Errorf("what is shared does not come first:\n%s", text)
+			}
+			if !strings.Contains(tmux("capture-pane", "-p", "-e"), "\x1b[33m") {
+				t.Error("what is shared has no colour")
+			}
+
+			tmux("send-keys", "clear; "+run+"top); echo end-$((2+2))", "Enter")
+			shown("lxnet top", "shared", "CHANGES", "9090")
+			third := exec.Command(filepath.Join(dir, "second"))
+			third.Args = []string{"listen", "tcp4", "127.0.0.1:9191"}
+			if err := third.Start(); err != nil {
+				t.Fatal(err)
+			}
+			shown("+ tcp 127.0.0.1:9191")
+			_ = third.Process.Kill()
+			_ = third.Wait()
+			shown("- tcp 127.0.0.1:9191")
+			tmux("resize-window", "-x", fmt.Sprint(width-20), "-y", "15")
+			shown("lxnet top", "CHANGES")
+			tmux("send-keys", "q")
+			shown("end-4")
+		})
+	}
+}
