@@ -2,11 +2,17 @@ package nfs
 
 import (
 	"context"
-	"syscall"
 
+	"github.com/lxbridge/lx/mount/nfs/nfs3"
 	"github.com/lxbridge/lx/mount/volume"
 )
 
-func (c *Config) dial3(context.Context) (volume.Volume, error) {
-	return nil, &volume.Error{Op: "speak version 3", Errno: syscall.EPROTONOSUPPORT}
+// dial3 mounts by version 3.
+func (c *Config) dial3(ctx context.Context) (volume.Volume, error) {
+	return nfs3.Dial(ctx, nfs3.Config{
+		Calls: c.call(program, 3, c.Host, Port), Host: c.Host, Port: c.Port, Path: c.Path,
+		MountHost: c.MountHost, MountPort: c.MountPort, Auth: c.Auth, Machine: c.Machine,
+		ReadSize: c.RSize, WriteSize: c.WSize, NameMax: c.NameMax, NoLocks: c.NoLocks, NoReadDirPlus: c.NoRdirPlus,
+		Note: c.Note,
+	})
 }

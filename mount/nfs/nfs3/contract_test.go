@@ -3,13 +3,11 @@ package nfs3
 import (
 	"context"
 	"net"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/lxbridge/lx/integration/nfstest"
 	"github.com/lxbridge/lx/mount/nfs/rpc"
-	"github.com/lxbridge/lx/mount/nfs/rpc/rpctest"
 	"github.com/lxbridge/lx/mount/volume"
 	"github.com/lxbridge/lx/mount/volume/volumetest"
 )
@@ -20,15 +18,8 @@ func config(s *nfstest.Server, export string) Config {
 	return Config{
 		Calls: rpc.Config{
 			Network: "tcp",
-			Dial: func(ctx context.Context, network, addr string, port int) (c net.Conn, err error) {
-				if strings.HasSuffix(s.NetNS(), "self/ns/net") {
-					return rpctest.Dial(ctx, network, addr, port)
-				}
-				err = s.Do(func() error {
-					c, err = rpctest.Dial(ctx, network, addr, port)
-					return err
-				})
-				return c, err
+			Dial: func(ctx context.Context, network, addr string, _ int) (net.Conn, error) {
+				return s.Dial(ctx, network, addr)
 			},
 			Timeout: 5 * time.Second,
 		},
