@@ -26,6 +26,7 @@ type nfsShare struct {
 func (w *world) nfs(o nfstest.Options) *nfsShare {
 	w.t.Helper()
 	s := &nfsShare{nfstest.New(w.t, o), w, o}
+	w.t.Cleanup(func() { w.lx("stop") }) // before the server ends: mounts want to log off
 	if o.Namespace {
 		w.enter = s.Do
 	}
@@ -99,4 +100,12 @@ func (s *nfsShare) get(export, name string) string {
 		s.w.t.Fatal(err)
 	}
 	return string(b)
+}
+
+// nfsType is the type that mounts of a version show, after fuse.lx.
+func nfsType(version string) string {
+	if version == "3" {
+		return "nfs"
+	}
+	return "nfs4"
 }

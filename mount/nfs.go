@@ -37,7 +37,7 @@ var reserved = map[option.Ports]nfs.Reserved{option.PortsAny: nfs.Prefer, option
 func nfsConfig(o *option.NFS) nfs.Config {
 	c := nfs.Config{
 		Network: "tcp", Host: o.Host, Port: int(o.Port), Path: o.Path, Versions: nfs.Versions(o.Vers),
-		MountHost: o.MountHost, MountPort: int(o.MountPort), NoLocks: o.LocalLocks,
+		MountHost: o.MountHost, MountPort: int(o.MountPort), MountNetwork: o.MountProto, NoLocks: o.LocalLocks,
 		Conns: o.NConnect, Reserved: reserved[o.Ports], Recovery: recoveries[o.Recovery], Timeout: o.Timeo, Retrans: o.Retrans,
 		RSize: int(o.RSize), WSize: int(o.WSize), NameMax: o.NameMax, NoACL: o.NoACL, NoRdirPlus: o.NoRdirPlus, Flavours: o.Flavours(),
 	}
@@ -46,9 +46,6 @@ func nfsConfig(o *option.NFS) nfs.Config {
 	}
 	if o.Xprtsec == "tls" {
 		c.TLS = &tls.Config{ServerName: o.Host, MinVersion: tls.VersionTLS13}
-	}
-	if o.ClientAddr.IsValid() {
-		c.ClientAddr = o.ClientAddr.String()
 	}
 	if o.IPv6 {
 		c.Network = "tcp6"

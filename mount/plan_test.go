@@ -71,7 +71,7 @@ func TestNFSOptionsReachSomewhere(t *testing.T) {
 	for name, set := range map[string]func(*option.NFS){
 		"source": func(o *option.NFS) { o.Source = "x:/" }, "host": func(o *option.NFS) { o.Host = "x" }, "path": func(o *option.NFS) { o.Path = "/x" },
 		"addr": func(o *option.NFS) { o.Address = netip.IPv6Loopback() }, "port": func(o *option.NFS) { o.Port = 1 },
-		"clientaddr": func(o *option.NFS) { o.ClientAddr = netip.IPv6Loopback() }, "proto": func(o *option.NFS) { o.IPv6 = true },
+		"mountproto": func(o *option.NFS) { o.MountProto = "udp" }, "proto": func(o *option.NFS) { o.IPv6 = true },
 		"mounthost": func(o *option.NFS) { o.MountHost = "x" }, "mountaddr": func(o *option.NFS) { o.MountAddr = netip.IPv6Loopback() },
 		"mountport": func(o *option.NFS) { o.MountPort = 1 }, "vers": func(o *option.NFS) { o.Vers = "3" },
 		"nconnect": func(o *option.NFS) { o.NConnect = 4 }, "resvport": func(o *option.NFS) { o.Ports = option.PortsReserved },

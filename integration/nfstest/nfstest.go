@@ -2,8 +2,8 @@
 // versions 3, 4.0, 4.1 and 4.2 over TCP on loopback. Only root can run it, so
 // tests that do are named TestGanesha…: `make test` runs those as root only.
 //
-// Everything lies in a mount namespace of the server's own: its exports, on a
-// tmpfs, what it remembers of its clients, and the socket of the rpcbind that
+// Everything lies in a directory and a mount namespace of the server's own: its
+// exports, what it remembers of its clients, and the socket of the rpcbind that
 // it registers with. A server's namespace outlives Kill, so it comes back as
 // after a crash. All of it ends with Stop, or with this process.
 //
@@ -49,8 +49,11 @@ type Options struct {
 	No3, No4 bool
 	// Lease is how long clients keep their state unheard; 5 s where 0.
 	Lease time.Duration
-	// Size of the tmpfs that the exports lie on, as tmpfs(5) has it; half of the memory where empty.
-	Size string
+	// Memory has the exports lie on a tmpfs, for benchmarks. Otherwise that is
+	// done only where the temporary directory's file system has no handles
+	// (overlayfs): listings of a tmpfs that changes meanwhile repeat and lose
+	// names under ganesha, since Linux 6.14 gives each last entry the same offset.
+	Memory bool
 }
 
 // Names of the exports; "/"+name is what clients mount, with version 3 as well.
@@ -150,12 +153,12 @@ func (s *Server) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	var err error
-	size := s.opts.Size
-	if size == "" {
-		size = "50%"
+	memory := ""
+	if s.opts.Memory || !handles(s.Dir) {
+		memory = "memory"
 	}
-	if s.holder, err = s.run(nil, "unshare", "--mount", "--net", "sh", s.file("namespace"), s.Dir, size); err != nil {
+	var err error
+	if s.holder, err = s.run(nil, "unshare", "--mount", "--net", "sh", s.file("namespace"), s.Dir, memory); err != nil {
 		return err
 	}
 	return s.until(ctx, s.holder, func() error {
@@ -170,7 +173,7 @@ func (s *Server) prepare(ctx context.Context) error {
 }
 
 // namespace prepares what it is run in and becomes rpcbind. Its arguments are
-// the server's directory and the size of the exports' file system. rpcbind has
+// the server's directory and whether the exports lie in memory. rpcbind has
 // the network namespace for port 111; a ganesha that is not in that namespace
 // reaches it by the socket in /run. Programs look names up, even 127.0.0.1, only
 // where there is another address than those of loopback.
@@ -179,7 +182,7 @@ mount --make-rprivate /
 mount -t tmpfs -o mode=755 none /run
 mount -t tmpfs -o mode=755 none /var/lib/nfs
 mkdir -p /run/rpcbind /run/ganesha /run/sm /var/lib/nfs/ganesha /var/lib/nfs/sm /var/lib/nfs/sm.bak
-mount -t tmpfs -o "mode=755,size=$2" none "$1/exports"
+[ -z "$2" ] || mount -t tmpfs -o mode=755 none "$1/exports"
 mkdir -p "$1/exports/data" "$1/exports/delegate" "$1/exports/small"
 mount -t tmpfs -o mode=777,size=4m none "$1/exports/small"
 chmod 777 "$1/exports/data" "$1/exports/delegate"

@@ -75,6 +75,25 @@ func (p *process) kill() error {
 	return err
 }
 
+// handles says whether files below dir can be opened by handles, which is what
+// NFS file handles are made of.
+func handles(dir string) bool {
+	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dir, 0)
+	if err != nil {
+		return false
+	}
+	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(at)
+	fd, err := unix.OpenByHandleAt(at, h, unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	return unix.Close(fd) == nil
+}
+
 // until waits for ok to succeed while p lives.
 func (s *Server) until(ctx context.Context, p *process, ok func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

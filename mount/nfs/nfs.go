@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -58,9 +57,10 @@ type Config struct {
 	// Versions are tried in this order, until one is spoken by the server.
 	Versions []Version
 
-	MountHost string // of the server's mountd; empty: Host
-	MountPort int    // 0: the portmapper is asked
-	NoLocks   bool   // no lock manager is needed
+	MountHost    string // of the server's mountd; empty: Host
+	MountPort    int    // 0: the portmapper is asked
+	MountNetwork string // as Network, or for UDP; empty: Network
+	NoLocks      bool   // no lock manager is needed
 
 	Conns    int
 	Reserved Reserved
@@ -73,10 +73,8 @@ type Config struct {
 	Flavours []string
 	// Auth is the AUTH_SYS credential of the caller of a context; of who mounts
 	// where there is none.
-	Auth func(ctx context.Context) rpc.Auth
-	// ClientAddr is where a server of version 4.0 calls back; empty: where its
-	// connection comes from.
-	ClientAddr string
+	Auth    func(ctx context.Context) rpc.Auth
+	flavour string // of Flavours, what is used
 	// Machine names this client to servers.
 	Machine string
 
@@ -129,11 +127,13 @@ func (c *Config) negotiate(ctx context.Context) (volume.Volume, Version, error) 
 
 // chooseFlavour takes the first flavour that can be had.
 func (c *Config) chooseFlavour() error {
+	c.flavour = "sys"
 	for _, f := range c.Flavours {
 		switch f {
 		case "sys":
 			return nil
 		case "none":
+			c.flavour = f
 			c.Auth = func(context.Context) rpc.Auth { return rpc.None }
 			return nil
 		}
@@ -163,10 +163,9 @@ func (c *Config) dial(ctx context.Context, v Version) (volume.Volume, error) {
 }
 
 // call is how the server's programs are called.
-func (c *Config) call(program, version uint32, host string, port int) rpc.Config {
+func (c *Config) call() rpc.Config {
 	return rpc.Config{
-		Dial: c.Dial, Network: c.Network, Addr: net.JoinHostPort(host, strconv.Itoa(port)),
-		Program: program, Version: version, Conns: c.Conns, ReservedPort: c.Reserved != Never,
+		Dial: c.Dial, Network: c.Network, Conns: c.Conns, ReservedPort: c.Reserved != Never,
 		Timeout: c.Timeout, Retrans: c.Retrans, Recovery: c.Recovery, TLS: c.TLS, Note: c.note,
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
+	"strconv"
 
 	"github.com/lxbridge/lx/mount/nfs/nfs4"
 	"github.com/lxbridge/lx/mount/volume"
@@ -12,8 +14,10 @@ import (
 
 // dial4 mounts by version 4.minor.
 func (c *Config) dial4(ctx context.Context, minor uint32) (volume.Volume, error) {
+	calls := c.call()
+	calls.Addr = net.JoinHostPort(c.Host, strconv.Itoa(cmp.Or(c.Port, Port)))
 	v, err := nfs4.Dial(ctx, nfs4.Config{
-		RPC: c.call(program, 4, c.Host, cmp.Or(c.Port, Port)), Minor: minor, Path: c.Path,
+		RPC: calls, Minor: minor, Path: c.Path,
 		Owner: fmt.Sprintf("lx %s %s", c.Machine, rand.Text()), Auth: c.Auth,
 		RSize: c.RSize, WSize: c.WSize, NoACL: c.NoACL, Note: c.Note,
 	})
@@ -22,6 +26,3 @@ func (c *Config) dial4(ctx context.Context, minor uint32) (volume.Volume, error)
 	}
 	return v, nil
 }
-
-// program is NFS's number (RFC 8881).
-const program = 100003

@@ -55,10 +55,10 @@ type NFS struct {
 	Address    netip.Addr // not valid: Host is to be resolved
 	Port       uint16     // 0: the default
 	IPv6       bool       // addresses of IPv6 only
-	ClientAddr netip.Addr // not valid: where the connection comes from
 	MountHost  string     // empty: Host
 	MountAddr  netip.Addr // not valid: of MountHost
 	MountPort  uint16     // 0: the portmapper is asked
+	MountProto string     // empty: TCP; tcp, tcp6, udp, udp6
 	Vers       string     // empty: negotiated; 3, 4 (its minor version is negotiated), 4.0, 4.1, 4.2
 
 	NConnect int
@@ -113,7 +113,7 @@ func (o *NFS) Same(other Options) bool {
 
 // essence is o without the flags, and without what mount.nfs found out.
 func (o NFS) essence() NFS {
-	o.Common, o.Address, o.ClientAddr, o.MountAddr = Common{Type: o.Type}, netip.Addr{}, netip.Addr{}, netip.Addr{}
+	o.Common, o.Address, o.MountAddr, o.MountProto = Common{Type: o.Type}, netip.Addr{}, netip.Addr{}, ""
 	return o
 }
 

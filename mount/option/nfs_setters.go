@@ -13,14 +13,20 @@ var nfsSetters = withFlags(func(o *NFS) *Common { return &o.Common }, map[string
 		o.Host, o.Path, err = ParseExport(v.text)
 		return err
 	},
-	"addr":       func(o *NFS, v value) error { return v.address(&o.Address) },
-	"port":       func(o *NFS, v value) error { return v.port(&o.Port) },
-	"clientaddr": func(o *NFS, v value) error { return v.address(&o.ClientAddr) },
-	"mountaddr":  func(o *NFS, v value) error { return v.address(&o.MountAddr) },
-	"mounthost":  func(o *NFS, v value) error { return v.string(&o.MountHost, 255) },
-	"mountport":  func(o *NFS, v value) error { return v.port(&o.MountPort) },
-	"mountproto": oneOf[NFS]("tcp", "tcp6", "udp", "udp6"),
-	"mountvers":  only[NFS]("3"),
+	"addr":      func(o *NFS, v value) error { return v.address(&o.Address) },
+	"port":      func(o *NFS, v value) error { return v.port(&o.Port) },
+	"mountaddr": func(o *NFS, v value) error { return v.address(&o.MountAddr) },
+	"mounthost": func(o *NFS, v value) error { return v.string(&o.MountHost, 255) },
+	"mountport": func(o *NFS, v value) error { return v.port(&o.MountPort) },
+	"mountproto": func(o *NFS, v value) error {
+		switch v.text {
+		case "tcp", "tcp6", "udp", "udp6":
+			o.MountProto = v.text
+			return nil
+		}
+		return invalid(v.name, "%q is none of tcp, tcp6, udp, udp6", v.text)
+	},
+	"mountvers": only[NFS]("3"),
 
 	"vers": func(o *NFS, v value) error { return o.setVers(v, v.text) },
 	"v3":   func(o *NFS, v value) error { return o.setVers(v, "3") },

@@ -23,8 +23,8 @@ func TestNFSNamesComplete(t *testing.T) {
 }
 
 var nfsSamples = map[string]sample{
-	"source": {"", "nas:/srv"}, "addr": {"", "192.0.2.7"}, "port": {"", "20490"}, "clientaddr": {"", "192.0.2.9"},
-	"mountaddr": {"", "192.0.2.7"}, "mounthost": {"", "nas2"}, "mountport": {"", "20048"},
+	"source": {"", "nas:/srv"}, "addr": {"", "192.0.2.7"}, "port": {"", "20490"},
+	"mountaddr": {"", "192.0.2.7"}, "mounthost": {"", "nas2"}, "mountport": {"", "20048"}, "mountproto": {"", "udp"},
 	"vers": {"", "4.1"}, "v3": {}, "v4": {}, "v4.0": {}, "v4.1": {}, "v4.2": {}, "minorversion": {"", "1"},
 	"proto": {"", "tcp6"}, "nconnect": {"", "4"}, "resvport": {}, "noresvport": {}, "xprtsec": {"", "tls"},
 	"soft": {}, "softerr": {}, "hard": {"soft", ""}, "timeo": {"", "70"}, "retrans": {"", "5"},
@@ -38,7 +38,7 @@ var nfsSamples = map[string]sample{
 }
 
 func TestEveryNFSOption(t *testing.T) {
-	accepted := map[string]string{"mountproto": "udp", "mountvers": "3", "max_connect": "1", "write": "lazy", "fatal_neterrors": "none"}
+	accepted := map[string]string{"mountvers": "3", "max_connect": "1", "write": "lazy", "fatal_neterrors": "none"}
 	everyOption(t, NFSTable(), nfsSetters, nfsSamples, accepted, func() *NFS { return NewNFS("nfs") })
 }
 

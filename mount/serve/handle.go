@@ -264,6 +264,9 @@ func (f *FS) release(fl *file) {
 		return
 	}
 	i := fl.ino
+	i.mu.Lock()
+	i.leaving++
+	i.mu.Unlock()
 	if fl.write {
 		// close(2) has waited; where it was interrupted this does. A failure was
 		// noted as it happened.
@@ -276,6 +279,9 @@ func (f *FS) release(fl *file) {
 	i.mu.Unlock()
 	f.drop(i, fl.h)
 	f.closed(i)
+	i.mu.Lock()
+	i.leaving--
+	i.mu.Unlock()
 	f.unref(i, 1)
 }
 

@@ -54,6 +54,12 @@ func (f *FS) hide(ctx context.Context, p *inode, name string) (*grave, error) {
 	if f.feat.UnlinkOpen || i == nil || !i.open() {
 		return nil, nil
 	}
+	f.mu.Lock()
+	kept := i.buried != nil // by the hidden name that another of its links became
+	f.mu.Unlock()
+	if kept {
+		return nil, nil
+	}
 	g := &grave{i, p, name, hiddenPrefix + rand.Text()[:12]}
 	f.mu.Lock()
 	p.graves[g.hidden] = true
@@ -153,23 +159,36 @@ func (f *FS) awaitHidden(ctx context.Context, dir *inode) bool {
 		return false
 	}
 	f.mu.Lock()
-	var buried []chan struct{}
+	buried := map[*inode]chan struct{}{}
 	for _, i := range dir.children {
 		if i.buried != nil {
-			buried = append(buried, i.buried)
+			buried[i] = i.buried
 		}
 	}
 	f.mu.Unlock()
-	late := time.NewTimer(buriedWait)
-	defer late.Stop()
-	for _, gone := range buried {
+	late, cancel := context.WithTimeout(ctx, buriedWait)
+	defer cancel()
+	for i, gone := range buried {
 		select {
 		case <-gone:
-		case <-late.C:
+			continue
+		case <-late.Done():
+		}
+		if !i.left() {
 			return false
+		}
+		select { // it is being closed, which takes as long as the server does
+		case <-gone:
 		case <-ctx.Done():
 			return false
 		}
 	}
 	return len(buried) > 0
+}
+
+// left says that all who had i open are closing it.
+func (i *inode) left() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.opens <= i.leaving
 }

@@ -45,6 +45,7 @@ type inode struct {
 	seen    version // what the kernel's cached pages are of
 	ours    bool    // all data was written here since the file was empty
 	opens   int
+	leaving int        // of opens, those that are being closed
 	shared  [3]*handle // open handles by access mode, while used
 	files   map[*file]struct{}
 	owners  map[uint64]*file // of POSIX locks, and through which they locked last

@@ -6,6 +6,7 @@ package volumetest
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -124,9 +125,21 @@ func check(dir, name string, test func(*T), o Options) (log string, failed []str
 	}
 	failed = verdict(failures, reason, excepted)
 	if err := os.RemoveAll(own); err != nil && !excepted {
-		failed = append(failed, fmt.Sprintf("cannot remove what the test made: %v", err))
+		failed = append(failed, fmt.Sprintf("cannot remove what the test made: %v; left: %q", err, left(own)))
 	}
 	return log, failed
+}
+
+// left are the names below dir.
+func left(dir string) (names []string) {
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		names = append(names, strings.TrimPrefix(path, dir))
+		return err
+	})
+	if err != nil {
+		names = append(names, err.Error())
+	}
+	return names
 }
 
 // verdict is what a test with these failures is blamed for.
