@@ -8,6 +8,7 @@ import (
 	"github.com/lxbridge/lx/cmd/internal/cli"
 	"github.com/lxbridge/lx/cmd/internal/keeper"
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/service/runner"
 	"github.com/lxbridge/lx/core/store"
 )
 
@@ -19,6 +20,8 @@ func main() {
 		os.Exit(broker.Main())
 	case env.RoleInit:
 		os.Exit(env.Init())
+	case runner.Role:
+		os.Exit(runner.Main())
 	case env.RoleProbe:
 		os.Exit(cli.Probe())
 	case env.RoleDaemon:

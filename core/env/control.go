@@ -15,11 +15,12 @@ import (
 // writes one byte, which says whom it wants to speak to. The keeper hands the
 // connection over and reads no more of it.
 const (
-	ToInit   = 'i' // a session: see Spec
-	ToBroker = 'b' // HTTP: the broker's API
-	ToExpose = 'e' // serve a mount to the host: see Expose
-	ToKeeper = 's' // stop the environment; answered by Stopped
-	ToNobody = 'p' // is it there? the keeper hangs up
+	ToInit     = 'i' // a session: see Spec
+	ToServices = 'v' // init too: one supervisor.Request
+	ToBroker   = 'b' // HTTP: the broker's API
+	ToExpose   = 'e' // serve a mount to the host: see Expose
+	ToKeeper   = 's' // stop the environment; answered by Stopped
+	ToNobody   = 'p' // is it there? the keeper hangs up
 )
 
 // ErrNotRunning says that no environment of that name runs.

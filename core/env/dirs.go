@@ -18,7 +18,11 @@ import (
 type Dirs struct {
 	Runtime string // sockets and locks; gone with the login or the machine
 	State   string // logs
+	Config  string // what the user writes; it may not exist
 }
+
+// EnvironmentVar tells sessions and services which environment they are in.
+const EnvironmentVar = "LX_ENVIRONMENT"
 
 // RuntimeVar is the environment variable that names the runtime directory.
 // Sessions get it: inside, that place is empty, for environments nested there.
@@ -58,7 +62,18 @@ func dirsOf(uid int, runtime string) (Dirs, error) {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return Dirs{}, fmt.Errorf("cannot make the state directory: %w", err)
 	}
-	return Dirs{Runtime: runtime, State: state}, nil
+	return Dirs{Runtime: runtime, State: state, Config: configDir(uid, state)}, nil
+}
+
+// configDir is beside the state for a user without a home.
+func configDir(uid int, state string) string {
+	if dir := os.Getenv("XDG_CONFIG_HOME"); dir != "" {
+		return filepath.Join(dir, "lx")
+	}
+	if home := homeDir(uid); home != "" {
+		return filepath.Join(home, ".config", "lx")
+	}
+	return filepath.Join(state, "config")
 }
 
 // homeDir is HOME, else what passwd(5) says, else empty.
@@ -117,4 +132,13 @@ func UserHome() (home, shell string) {
 		shell = s
 	}
 	return home, shell
+}
+
+// UserName is the calling user's; empty where it has none.
+func UserName() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return u.Username
 }

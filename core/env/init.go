@@ -1,6 +1,7 @@
 package env
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/seccomp"
+	"github.com/lxbridge/lx/core/service/supervisor"
 )
 
 // InitConfig is what the keeper tells init.
@@ -30,6 +32,12 @@ type InitConfig struct {
 	OwnRoot  bool
 	Hostname string
 	Env      []string // of the image
+	// User, UID and GID are the user outside; ids only where they are one inside.
+	User     string
+	UID, GID uint32
+	// Name of the environment, its runtime directory and its services'.
+	Name, Runtime string
+	Services      ServiceDirs
 }
 
 // Descriptors that the keeper gives to init.
@@ -53,7 +61,7 @@ func Init() int {
 	if err != nil {
 		return 1
 	}
-	in := &initProcess{keeper: link, empty: make(chan struct{}, 1), children: map[int]chan syscall.WaitStatus{}}
+	in := &initProcess{keeper: link, empty: make(chan struct{}, 1), children: map[int]child{}}
 	listener, err := in.prepare()
 	switch {
 	case errors.Is(err, seccomp.ErrNested):
@@ -73,22 +81,33 @@ func Init() int {
 	// Guests may send signals to it, and no default action is to follow. Ignored
 	// ones would be ignored in every session too.
 	signal.Notify(make(chan os.Signal, 1))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	in.startServices(ctx)
 	go in.reap()
-	return in.serve()
+	return in.serve(ctx)
 }
 
 type initProcess struct {
 	keeper   *Link
 	cfg      InitConfig
-	timeZone string        // the host's, as TZ has it
+	timeZone string // the host's, as TZ has it
+	services *supervisor.Supervisor
 	empty    chan struct{} // has a token once no process was left
 
 	mu       sync.Mutex
-	children map[int]chan syscall.WaitStatus // sessions not yet reaped
-	served   int                             // connections whose session is open or over
-	opening  int                             // connections that may still fork
+	children map[int]child // whose end somebody waits for
+	served   int           // connections whose session is open or over
+	opening  int           // connections that may still fork
+	wanted   bool          // services have to live on
 
 	telling sync.WaitGroup // clients to be told how their command ended
+}
+
+// child is a process that is waited for.
+type child struct {
+	done    chan syscall.WaitStatus
+	telling bool // its client is told before init ends
 }
 
 func (in *initProcess) prepare() (listener int, err error) {
@@ -120,7 +139,7 @@ func (in *initProcess) prepare() (listener int, err error) {
 }
 
 // serve takes connections from the keeper until it says stop or is gone.
-func (in *initProcess) serve() int {
+func (in *initProcess) serve(ctx context.Context) int {
 	for {
 		m, err := in.keeper.Receive()
 		if err != nil {
@@ -128,6 +147,7 @@ func (in *initProcess) serve() int {
 		}
 		switch m.Letter {
 		case LinkStop:
+			in.stopServices()
 			in.stopAll()
 			in.telling.Wait()
 			return 0
@@ -138,6 +158,10 @@ func (in *initProcess) serve() int {
 			in.mu.Unlock()
 			if err != nil {
 				in.opened()
+				continue
+			}
+			if m.Text == string(rune(ToServices)) {
+				go in.control(ctx, c)
 				continue
 			}
 			go in.session(c)
@@ -157,7 +181,7 @@ func (in *initProcess) opened() {
 
 // tellIdle needs mu.
 func (in *initProcess) tellIdle() {
-	if in.opening > 0 || len(in.children) > 0 {
+	if in.opening > 0 || len(in.children) > 0 || in.wanted {
 		return
 	}
 	var si unix.Siginfo
@@ -213,12 +237,15 @@ func (in *initProcess) reap() {
 				in.mu.Unlock()
 				break
 			}
-			if done, ok := in.children[pid]; ok {
+			if c, ok := in.children[pid]; ok {
 				delete(in.children, pid)
-				in.telling.Add(1)
-				done <- ws
+				if c.telling {
+					in.telling.Add(1)
+				}
+				c.done <- ws
 			}
 			in.mu.Unlock()
+			in.services.Reaped()
 		}
 		<-sigs
 	}
@@ -291,7 +318,7 @@ func execCode(err error) int {
 }
 
 // start forks the session's command.
-func (in *initProcess) start(s Spec, files []*os.File) (pid int, done chan syscall.WaitStatus, err error) {
+func (in *initProcess) start(s Spec, files []*os.File) (pid int, done <-chan syscall.WaitStatus, err error) {
 	var credential *syscall.Credential
 	if in.cfg.OwnRoot {
 		if credential, err = in.login(&s); err != nil {
@@ -325,16 +352,25 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done chan sysca
 			return 0, nil, err
 		}
 	}
-	done = make(chan syscall.WaitStatus, 1)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	old := unix.Umask(s.Umask)
-	pid, err = syscall.ForkExec(path, argv, attr)
-	unix.Umask(old)
+	pid, end, err := in.fork(path, argv, attr, s.Umask, true)
 	if err != nil {
 		return 0, nil, fmt.Errorf("cannot run %s: %w", s.Argv[0], err)
 	}
-	in.children[pid] = done
+	return pid, end, nil
+}
+
+// fork makes a process, which is known before it can be reaped.
+func (in *initProcess) fork(path string, argv []string, attr *syscall.ProcAttr, umask int, telling bool) (int, <-chan syscall.WaitStatus, error) {
+	done := make(chan syscall.WaitStatus, 1)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	old := unix.Umask(umask)
+	pid, err := syscall.ForkExec(path, argv, attr)
+	unix.Umask(old)
+	if err != nil {
+		return 0, nil, err
+	}
+	in.children[pid] = child{done: done, telling: telling}
 	return pid, done, nil
 }
 
@@ -361,12 +397,15 @@ func asUser(attr *syscall.SysProcAttr, uid, gid uint32) error {
 	return nil
 }
 
+// defaultPath is root's PATH where none is given.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // lookPath finds the program as execvp(3) would with env's PATH, from dir.
 func lookPath(name, dir string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	path := defaultPath
 	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			path = v

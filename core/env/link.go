@@ -27,6 +27,7 @@ const (
 	InitNested   = 'N' // no listener: an outer lx serves the traps
 	InitFailed   = 'E' // the reason
 	InitIdle     = 'I' // no process is left; the number of connections served
+	InitWanted   = 'W' // "1": services have to live on; "0": none has
 
 	// To the broker: what it needs to go on where its predecessor died, then
 	// BrokerGo.

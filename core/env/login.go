@@ -31,8 +31,7 @@ func (in *initProcess) login(s *Spec) (credential *syscall.Credential, err error
 		}
 		credential = &syscall.Credential{Uid: a.UID, Gid: a.GID, Groups: append([]uint32{a.GID}, a.Groups...)}
 	}
-	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	own := []string{"PATH=" + path, "HOME=" + a.Home, "SHELL=" + a.Shell, "USER=" + a.Name, "LOGNAME=" + a.Name}
+	own := []string{"PATH=" + defaultPath, "HOME=" + a.Home, "SHELL=" + a.Shell, "USER=" + a.Name, "LOGNAME=" + a.Name}
 	if in.timeZone != "" {
 		own = append(own, "TZ="+in.timeZone)
 	}

@@ -36,8 +36,8 @@ type Config struct {
 	Filter     seccomp.Options
 	Privileged bool // no user namespaces: started by root only
 	Dirs       Dirs
-	// Home and Shell of the user.
-	Home, Shell string
+	// Home, Shell and name of the user.
+	Home, Shell, User string
 	// Root is the environment's root file system; nil: the host's own files.
 	Root *store.Root
 	// Environ is the keeper's own environment; nil: the caller's.

@@ -22,9 +22,6 @@ import (
 	"github.com/lxbridge/lx/core/store"
 )
 
-// environmentVar tells sessions which environment they are in.
-const environmentVar = "LX_ENVIRONMENT"
-
 type runOptions struct {
 	env        string
 	fresh      bool
@@ -166,7 +163,7 @@ func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) err
 // insideOf is the error for whom the environment is not to be reached since
 // the caller is in it; nil elsewhere.
 func insideOf(name string) error {
-	if os.Getenv(environmentVar) != name {
+	if os.Getenv(env.EnvironmentVar) != name {
 		return nil
 	}
 	return withHint(fmt.Errorf("environment %s cannot be managed from inside", name),
@@ -203,10 +200,10 @@ func sessionSpec(o runOptions, argv []string, dirs env.Dirs, name string) env.Sp
 				s.Env = append(s.Env, e)
 			}
 		}
-		s.Env = append(s.Env, environmentVar+"="+name)
+		s.Env = append(s.Env, env.EnvironmentVar+"="+name)
 		return s
 	}
-	s.Env = append(os.Environ(), environmentVar+"="+name, env.RuntimeVar+"="+dirs.Runtime)
+	s.Env = append(os.Environ(), env.EnvironmentVar+"="+name, env.RuntimeVar+"="+dirs.Runtime)
 	if len(argv) == 0 {
 		_, shell := env.UserHome()
 		s.Argv, s.Arg0 = []string{shell}, "-"+filepath.Base(shell)

@@ -23,7 +23,7 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, name string, o api
 	if err := feature.Check(); err != nil {
 		return err
 	}
-	cfg := env.Config{Name: name, Privileged: o.Privileged, Dirs: d, Home: o.Home, Shell: o.Shell, Environ: o.Environ}
+	cfg := env.Config{Name: name, Privileged: o.Privileged, Dirs: d, Home: o.Home, Shell: o.Shell, User: env.UserName(), Environ: o.Environ}
 	choose := ns.Choose
 	if !store.IsHost(name) {
 		rec, err := st.Get(name)

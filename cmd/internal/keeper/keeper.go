@@ -29,7 +29,7 @@ const (
 	// firstVisit is how long a new environment waits for its first session.
 	firstVisit = 10 * time.Second
 	// killGrace is how long init may take to end its processes.
-	killGrace = 10 * time.Second
+	killGrace = 30 * time.Second
 	// drainLimit is how long a stopping broker may take to write out.
 	drainLimit = 2 * time.Minute
 )
@@ -83,6 +83,8 @@ type keeper struct {
 	clients   chan client
 	forwarded int  // connections given to init
 	idle      bool // init has served all of them and no process is left
+	wanted    bool // services have to live on
+	visited   bool // the time for a first session is over
 	asked     int  // value of forwarded that the broker was last to echo
 	heard     int  // and the last that it did
 	restarts  backoff
@@ -221,10 +223,15 @@ func (k *keeper) listenAgain() error {
 }
 
 func (k *keeper) initConfig() env.InitConfig {
-	return env.InitConfig{
-		Map: k.cfg.Map.Inner(), Filter: k.cfg.Filter, Home: k.cfg.Home, Shell: k.cfg.Shell,
+	c := env.InitConfig{
+		Map: k.cfg.Map.Inner(), Filter: k.cfg.Filter, Home: k.cfg.Home, Shell: k.cfg.Shell, User: k.cfg.User,
 		OwnRoot: k.cfg.Root != nil, Hostname: k.cfg.Name, Env: k.cfg.Env,
+		Name: k.cfg.Name, Runtime: k.cfg.Dirs.Runtime, Services: k.cfg.ServiceDirs(),
 	}
+	if k.cfg.Map.Kind == ns.Single && k.cfg.Root == nil {
+		c.UID, c.GID = k.cfg.Map.UID[0].Outside, k.cfg.Map.GID[0].Outside
+	}
+	return c
 }
 
 // mountRoot mounts the environment's own root file system and makes it the
@@ -345,7 +352,9 @@ func (k *keeper) initSays(m env.Message) error {
 		return errors.New(m.Text)
 	case env.InitIdle:
 		n, err := strconv.Atoi(m.Text)
-		k.idle = err == nil && n == k.forwarded && n > 0
+		k.idle = err == nil && n == k.forwarded && (n > 0 || k.visited)
+	case env.InitWanted:
+		k.wanted = m.Text == "1"
 	}
 	return nil
 }

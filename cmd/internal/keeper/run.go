@@ -127,7 +127,8 @@ func (k *keeper) run() int {
 			}
 			brokerGone = k.broker.exited
 		case <-visit:
-			if k.forwarded == 0 && len(k.held) == 0 {
+			k.visited = true
+			if k.forwarded == 0 && len(k.held) == 0 && !k.wanted {
 				return k.stop(initGone, brokerGone)
 			}
 		case <-initGone:
@@ -139,11 +140,11 @@ func (k *keeper) run() int {
 	}
 }
 
-// over says that nothing is left: no process and no mount, not even one that
+// over says that nothing is left: no process, no service and no mount, not even one that
 // the broker has told of and nobody has heard of yet.
 func (k *keeper) over() bool {
 	switch {
-	case !k.idle || len(k.held) > 0:
+	case !k.idle || k.wanted || len(k.held) > 0:
 		return false
 	case k.broker.messages == nil || k.heard == k.forwarded:
 		return true
@@ -167,7 +168,7 @@ func (k *keeper) finishMessages() {
 
 func (k *keeper) serve(c client) {
 	switch c.to {
-	case env.ToInit:
+	case env.ToInit, env.ToServices:
 		k.forwarded++
 		k.idle = false
 		k.hand(k.init.link, c)

@@ -61,6 +61,7 @@ type Answer struct {
 	Entry   *journal.Entry `json:"entry,omitempty"`
 	Notes   []string       `json:"notes,omitempty"`
 	Path    string         `json:"path,omitempty"` // add, import: the unit file
+	Kept    bool           `json:"kept,omitempty"` // enable, disable, remove: units are enabled
 }
 
 // Status is what is known of a service.
@@ -194,6 +195,7 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 		a, err = s.imports(r)
 	case Enable:
 		err = s.enable(ctx, r)
+		a.Kept = len(s.enabled()) > 0
 	case Disable:
 		err = s.each(r.Names, func(v *svc) error {
 			v.disarm()
@@ -203,6 +205,7 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 		if err == nil && r.Now {
 			err = s.stop(ctx, r.Names)
 		}
+		a.Kept = len(s.enabled()) > 0
 	case Start:
 		err = s.start(ctx, r.Names)
 	case Stop:
@@ -213,6 +216,7 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 		err = s.reloads(ctx, r.Names)
 	case Remove:
 		err = s.remove(ctx, r.Names)
+		a.Kept = len(s.enabled()) > 0
 	case Logs:
 		err = s.logs(ctx, r, send)
 	default:
@@ -260,7 +264,8 @@ func (s *Supervisor) status(v *svc) Status {
 			ts.Schedule = "every " + time.Duration(u.Every).String()
 		}
 		if v.armed && !v.due.IsZero() {
-			ts.Next = &v.due
+			due := v.due
+			ts.Next = &due
 		}
 		if !t.Last.IsZero() {
 			ts.Last = &t.Last

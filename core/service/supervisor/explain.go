@@ -31,28 +31,46 @@ func (v *svc) explain() string {
 	if err != nil {
 		return ""
 	}
-	return explainPort(lines, first)
+	return explainPort(lines, v.m.Unit.Command, first)
 }
 
 var (
-	denied   = regexp.MustCompile(`(?i)permission denied|operation not permitted|\bEACCES\b|\bEPERM\b|could not bind|cannot assign`)
+	denied   = regexp.MustCompile(`(?i)permission denied|operation not permitted|\bEACCES\b|\bEPERM\b`)
+	binding  = regexp.MustCompile(`(?i)bind|listen|socket|port\b`)
 	portText = regexp.MustCompile(`(?i)(?:port[ =:]+|[\d.\]*:]:)(\d{1,5})\b`)
 )
 
-// explainPort finds a refused bind to a port below first in what a service wrote.
-func explainPort(lines []string, first int) string {
+// nearby is how many lines before a refusal may tell what was refused.
+const nearby = 4
+
+// explainPort finds a refused bind to a port below first in what a service
+// wrote. Programs tell it in many ways; where none names the port, words of
+// the command line may.
+func explainPort(lines, argv []string, first int) string {
 	for i := len(lines) - 1; i >= 0; i-- {
-		l := lines[i]
-		if !denied.MatchString(l) || !strings.Contains(strings.ToLower(l), "bind") && !strings.Contains(strings.ToLower(l), "listen") &&
-			!strings.Contains(strings.ToLower(l), "socket") && !strings.Contains(strings.ToLower(l), "port") {
+		if !denied.MatchString(lines[i]) {
 			continue
 		}
-		for _, m := range portText.FindAllStringSubmatch(l, -1) {
-			if port, err := strconv.Atoi(m[1]); err == nil && port > 0 && port < first {
-				return fmt.Sprintf("port %d is the host's root's (ports below %d are, on the network that is shared with the host): give the service a port from %d on, or have the host's root type  sysctl -w net.ipv4.ip_unprivileged_port_start=%d",
-					port, first, first, port)
+		near := strings.Join(lines[max(0, i-nearby):i+1], "\n")
+		if !binding.MatchString(near) {
+			continue
+		}
+		port := 0
+		for _, m := range portText.FindAllStringSubmatch(near, -1) {
+			if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n < first {
+				port = n
 			}
 		}
+		for _, w := range argv {
+			if n, err := strconv.Atoi(w[strings.LastIndexAny(w, ":=")+1:]); port == 0 && err == nil && n > 0 && n < first {
+				port = n
+			}
+		}
+		if port == 0 {
+			continue
+		}
+		return fmt.Sprintf("port %d is for the host's root, as all below %d are: give the service a port from %d on, or have the host's root type  sysctl -w net.ipv4.ip_unprivileged_port_start=%d",
+			port, first, first, port)
 	}
 	return ""
 }

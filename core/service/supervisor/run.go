@@ -129,7 +129,7 @@ func (v *svc) transition(before service.State) {
 		v.hint = v.explain()
 		v.note("failed: %s", v.m.Why)
 	case service.Inactive:
-		v.note("ended: %s", v.m.Why)
+		v.note("ended")
 	}
 	if stopped(&v.m) || now == service.Waiting {
 		v.endRun()
@@ -262,6 +262,9 @@ func makeDir(path string, mode os.FileMode, o Owner) error {
 	}
 	if o.Creds == nil {
 		return nil
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return fmt.Errorf("cannot make %s: %w", path, err)
 	}
 	if err := os.Chown(path, o.UID, o.GID); err != nil {
 		return fmt.Errorf("cannot give %s to %s: %w", path, o.Name, err)
