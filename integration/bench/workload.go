@@ -131,7 +131,8 @@ func seqRead(args []string) (float64, error) {
 }
 
 // seqWrite writes args[1] MiB to the new file args[0], then fsync: MB/s. Where
-// args[2] says what the server calls it, the time ends when it is all there.
+// args[2] says what the server calls it, it is closed instead, and the time ends
+// when all of it is there.
 func seqWrite(args []string) (float64, error) {
 	size, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -153,28 +154,26 @@ func seqWrite(args []string) (float64, error) {
 			return 0, err
 		}
 	}
-	if err := flushed(f); err != nil {
-		return 0, err
-	}
+	end := func() error { return flushed(f) }
 	if len(args) > 2 {
-		if err := f.Close(); err != nil {
-			return 0, err
-		}
-		if err := arrived(args[2], int64(size)<<20); err != nil {
-			return 0, err
-		}
+		end = func() error { return errors.Join(f.Close(), arrived(args[2], int64(size)<<20)) }
+	}
+	if err := end(); err != nil {
+		return 0, err
 	}
 	return megabytes(int64(size)<<20, time.Since(start)), nil
 }
 
-// arrived waits until a file is as long as it should become.
+// arrived waits until a file is as long as it should become, and has no holes:
+// a client may set the length first.
 func arrived(path string, size int64) error {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(500 * time.Microsecond) {
-		st, err := os.Stat(path)
-		if err == nil && st.Size() == size {
+		var st unix.Stat_t
+		err := unix.Stat(path, &st)
+		if err == nil && st.Size == size && st.Blocks*512 >= size {
 			return nil
 		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err != nil && err != unix.ENOENT {
 			return err
 		}
 	}

@@ -22,15 +22,15 @@ const (
 	maxListed   = 1 << 16               // names kept, of all directories
 	maxLife     = 30 * time.Second      // of a listing
 	absentLife  = time.Second           // how long it tells what is not there
-	wastedShare = 64                    // a listing that saved fewer than one look-up in so many names
-	wastedPause = 8                     // is not made again for so many times what it took
+	wastedPause = 8                     // a listing that did not pay is not made again for so many times what it took
 )
 
 // lookups counts those in a directory that took long, one after the other.
 type lookups struct {
 	since time.Time
 	n     int
-	again time.Time // no listing before
+	each  time.Duration // what one takes
+	again time.Time     // no listing before
 }
 
 // listing is what the server says is in a directory. FS.mu guards it.
@@ -82,6 +82,7 @@ func (f *FS) lookedUp(p *inode, took time.Duration) {
 		c.since, c.n = now, 0
 	}
 	c.n++
+	c.each += (took - c.each) / time.Duration(min(c.n, 8))
 	if c.n < fewLookups || p.listing != nil || now.Before(c.again) || f.listed >= maxListed || f.ctxList.Err() != nil {
 		return
 	}
@@ -93,10 +94,11 @@ func (f *FS) lookedUp(p *inode, took time.Duration) {
 
 // keepListing makes a listing, waits until it is too old, and lets go of it.
 func (f *FS) keepListing(p *inode, l *listing) {
+	begun := time.Now()
 	err := f.gather(p, l)
-	took := time.Since(l.at)
+	took := time.Since(begun)
 	if err == nil {
-		old := time.NewTimer(f.life() - took)
+		old := time.NewTimer(f.life() - time.Since(l.at))
 		select {
 		case <-old.C:
 		case <-f.ctxList.Done():
@@ -109,7 +111,7 @@ func (f *FS) keepListing(p *inode, l *listing) {
 	switch {
 	case err != nil: // it may be searched but not read, say: nobody asked for it
 		p.lookups.again = time.Now().Add(maxLife)
-	case l.saved*wastedShare < len(l.names):
+	case time.Duration(l.saved)*p.lookups.each < took:
 		p.lookups.again = time.Now().Add(wastedPause * took)
 	}
 	f.mu.Unlock()

@@ -74,13 +74,13 @@ func (f *FS) Read(ctx context.Context, _, fh uint64, off int64, dst []byte) (int
 
 func (fl *file) read(ctx context.Context, off int64, dst []byte) (int, error) {
 	if fl.fs.opts.Cache == None {
-		return fl.readAt(ctx, dst, off)
+		return fl.readAt(ctx, dst, off, false)
 	}
 	total := 0
 	for total < len(dst) {
 		c := fl.chunk(off+int64(total), len(dst)-total)
 		if c == nil {
-			n, err := fl.readAt(ctx, dst[total:], off+int64(total))
+			n, err := fl.readAt(ctx, dst[total:], off+int64(total), false)
 			return total + n, err
 		}
 		n, err := c.copy(ctx, dst[total:], off+int64(total))
@@ -146,8 +146,9 @@ func (i *inode) clean() bool {
 	return len(i.behind.pieces) == 0
 }
 
-// readAt reads past the window, in parts of the volume's size.
-func (fl *file) readAt(ctx context.Context, dst []byte, off int64) (int, error) {
+// readAt reads past the window, in parts of the volume's size. Own: dst is the
+// volume's where ctx ends first.
+func (fl *file) readAt(ctx context.Context, dst []byte, off int64, own bool) (int, error) {
 	h := fl.h
 	if h.mode == syscall.O_WRONLY {
 		r := fl.ino.use(syscall.O_RDWR, syscall.O_RDONLY)
@@ -157,11 +158,15 @@ func (fl *file) readAt(ctx context.Context, dst []byte, off int64) (int, error) 
 		defer fl.fs.drop(fl.ino, r)
 		h = r
 	}
+	read := h.ReadAt
+	if o, ok := h.Handle.(volume.Owner); ok && own {
+		read = o.ReadOwn
+	}
 	size, total := int(part(fl.fs.feat.MaxRead)), 0
 	for total < len(dst) {
 		p := dst[total:min(len(dst), total+size)]
 		start := time.Now()
-		n, err := h.ReadAt(ctx, p, off+int64(total))
+		n, err := read(ctx, p, off+int64(total))
 		fl.fs.took(n, time.Since(start))
 		total += n
 		if err != nil || n < len(p) {
@@ -290,7 +295,7 @@ func (fl *file) fetch(off int64) *chunk {
 	}
 	fl.ahead.chunks[off] = c
 	f.work.Go(func() {
-		c.n, c.err = fl.readAt(f.ctx, *c.buf, off)
+		c.n, c.err = fl.readAt(f.ctx, *c.buf, off, true)
 		c.at = time.Now()
 		close(c.done)
 		c.Return()
@@ -302,7 +307,9 @@ func (fl *file) fetch(off int64) *chunk {
 // Return gives a reference back; the last frees the buffer.
 func (c *chunk) Return() {
 	if c.refs.Add(-1) == 0 {
-		chunkBuffers.Put(c.buf)
+		if c.fs.ctx.Err() == nil {
+			chunkBuffers.Put(c.buf)
+		} // else it may be the volume's
 		c.fs.ahead.give(defaultPart)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
+	"github.com/lxbridge/lx/mount/volume"
 )
 
 const (
@@ -398,13 +399,19 @@ func (f *FS) send(i *inode, p *piece) {
 	p.grows = false
 	p.timer.Stop()
 	f.work.Go(func() {
-		_, err := p.h.WriteAt(f.ctx, (*p.buf)[:p.end-p.off], p.off)
+		write := p.h.WriteAt
+		if o, ok := p.h.Handle.(volume.Owner); ok {
+			write = o.WriteOwn
+		}
+		_, err := write(f.ctx, (*p.buf)[:p.end-p.off], p.off)
 		if err != nil {
 			err = fmt.Errorf("cannot write to %s: %w", f.nameOf(i), err)
 			f.opts.Note(err)
 		}
 		f.dirty.give(int64(len(*p.buf)))
-		freeBuffer(p.buf)
+		if f.ctx.Err() == nil {
+			freeBuffer(p.buf)
+		} // else it may be the volume's
 		i.remove(p, err)
 		if err != nil {
 			f.invalidate(i, 0, 0) // its pages are not what the server has

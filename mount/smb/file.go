@@ -35,7 +35,10 @@ type handle struct {
 	end   uint64     // the highest byte written since then
 }
 
-var _ volume.Handle = (*handle)(nil)
+var (
+	_ volume.Handle = (*handle)(nil)
+	_ volume.Owner  = (*handle)(nil)
+)
 
 func (h *handle) at() *pathtree.Node { return h.node }
 

@@ -41,6 +41,15 @@ func giveBack(b []byte) {
 // ReadAt implements volume.Handle. More than one request's worth is read in
 // parallel.
 func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	return h.readAt(ctx, p, off, ctx.Done() != nil)
+}
+
+// ReadOwn implements volume.Owner.
+func (h *handle) ReadOwn(ctx context.Context, p []byte, off int64) (int, error) {
+	return h.readAt(ctx, p, off, false)
+}
+
+func (h *handle) readAt(ctx context.Context, p []byte, off int64, bounced bool) (int, error) {
 	switch {
 	case off < 0:
 		return 0, syscall.EINVAL
@@ -48,12 +57,21 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, syscall.EBADF
 	}
 	return h.split(len(p), limit(h.v.cfg.MaxRead), func(from, to int) (int, error) {
-		return h.readChunk(ctx, p[from:to], off+int64(from))
+		return h.readChunk(ctx, p[from:to], off+int64(from), bounced)
 	})
 }
 
 // WriteAt implements volume.Handle.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	return h.writeAt(ctx, p, off, ctx.Done() != nil)
+}
+
+// WriteOwn implements volume.Owner.
+func (h *handle) WriteOwn(ctx context.Context, p []byte, off int64) (int, error) {
+	return h.writeAt(ctx, p, off, false)
+}
+
+func (h *handle) writeAt(ctx context.Context, p []byte, off int64, bounced bool) (int, error) {
 	switch {
 	case off < 0:
 		return 0, syscall.EINVAL
@@ -61,7 +79,7 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 		return 0, syscall.EBADF
 	}
 	return h.split(len(p), limit(h.v.cfg.MaxWrite), func(from, to int) (int, error) {
-		return h.writeChunk(ctx, p[from:to], off+int64(from))
+		return h.writeChunk(ctx, p[from:to], off+int64(from), bounced)
 	})
 }
 
@@ -104,22 +122,26 @@ type transfer struct {
 	n int
 }
 
-// readChunk reads at most one request's worth. Where the caller can give up,
-// the answer lands in a buffer of ours first: the transport fills it when it
-// likes.
-func (h *handle) readChunk(ctx context.Context, p []byte, off int64) (int, error) {
+// readChunk reads at most one request's worth. Bounced, for a caller that can
+// give up and use p again, the answer lands in a buffer of ours first: the
+// transport fills it when it likes.
+func (h *handle) readChunk(ctx context.Context, p []byte, off int64, bounced bool) (int, error) {
 	t, err := run(ctx, h.v, call[transfer]{op: "read", node: h.node, repeat: true, do: func(l *link) (transfer, error) {
 		b := p
-		if ctx.Done() != nil {
+		if bounced {
 			b = bounce(len(p))
 		}
 		n, err := h.read(l, b, off)
 		return transfer{b, n}, err
-	}, undo: func(t transfer) { giveBack(t.b) }})
+	}, undo: func(t transfer) {
+		if bounced {
+			giveBack(t.b)
+		}
+	}})
 	if err != nil {
 		return 0, err
 	}
-	if ctx.Done() != nil {
+	if bounced {
 		copy(p, t.b[:t.n])
 		giveBack(t.b)
 	}
@@ -149,17 +171,17 @@ func (h *handle) read(l *link, b []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// writeChunk writes at most one request's worth, from a copy where the caller
-// can give up and use p again.
-func (h *handle) writeChunk(ctx context.Context, p []byte, off int64) (int, error) {
+// writeChunk writes at most one request's worth; bounced, from a copy, for a
+// caller that can give up and use p again.
+func (h *handle) writeChunk(ctx context.Context, p []byte, off int64, bounced bool) (int, error) {
 	b := p
-	if ctx.Done() != nil {
+	if bounced {
 		b = bounce(len(p))
 		copy(b, p)
 	}
 	return run(ctx, h.v, call[int]{op: "write", node: h.node, repeat: true, do: func(l *link) (int, error) {
 		err := h.write(l, b, off)
-		if ctx.Done() != nil && (err == nil || l.alive()) {
+		if bounced && (err == nil || l.alive()) {
 			giveBack(b)
 		}
 		if err != nil {

@@ -177,6 +177,12 @@ type (
 	Lender interface {
 		Lend(off int64, n int) (b []byte, loan fuse.Loan, ok bool)
 	}
+	// Owner is an ability of a Handle: ReadAt and WriteAt for a p that becomes the
+	// volume's where ctx ends them early, so that they need no copy of it.
+	Owner interface {
+		ReadOwn(ctx context.Context, p []byte, off int64) (int, error)
+		WriteOwn(ctx context.Context, p []byte, off int64) (int, error)
+	}
 	// Accesser asks the server whether the caller (CallerOf) may; used where
 	// modes are not real.
 	Accesser interface {
