@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/lxbridge/lx/integration/nfstest"
-	"github.com/lxbridge/lx/mount/volume"
 )
 
 // BenchmarkGanesha is the raw client: what a layer above can reach at best.
@@ -81,5 +80,3 @@ func BenchmarkGanesha(b *testing.B) {
 		})
 	})
 }
-
-var _ volume.Volume = (*Volume)(nil)

@@ -180,7 +180,7 @@ func (b *budget) give(n int) {
 	}
 }
 
-// more is closed when something was given back.
+// more is closed when something was given back or kept.
 func (b *budget) more() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -221,6 +221,7 @@ func (u *unstable) keep(auth rpc.Auth, p []byte, off uint64, v compound.Verifier
 	defer u.mu.Unlock()
 	u.pieces = append(u.pieces, piece{auth, b, off, v})
 	u.bytes += len(p)
+	u.file.v.dirty.give(0) // whoever waits for room may commit this
 }
 
 // room waits until n more bytes may be kept.
