@@ -74,7 +74,7 @@ func (i *inode) doubt() {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.attrAt = time.Time{}
+	i.attrAt, i.lease = time.Time{}, 0
 }
 
 // refresh asks the server for i's attributes.
@@ -90,15 +90,27 @@ func (f *FS) refresh(ctx context.Context, i *inode) (volume.Attr, error) {
 	if replaced && h == nil {
 		return volume.Attr{}, syscall.ESTALE
 	}
+	lease := f.lease(i)
 	asked := f.tick()
 	a, err := f.vol.Getattr(ctx, i.node, h)
 	if err != nil {
 		return a, err
 	}
+	return f.told(i, a, asked, lease)
+}
+
+// told takes attributes of i that were asked for at tick asked, when lease held.
+func (f *FS) told(i *inode, a volume.Attr, asked, lease uint64) (volume.Attr, error) {
 	if a.Mode&syscall.S_IFMT != i.typ {
 		return a, syscall.ESTALE
 	}
-	return i.learn(a, asked), nil
+	a = i.learn(a, asked)
+	i.mu.Lock()
+	if i.asked <= asked {
+		i.lease = lease
+	}
+	i.mu.Unlock()
+	return a, nil
 }
 
 // show is a as the kernel is to see it.

@@ -63,9 +63,10 @@ type Notifier interface {
 // make sense; what the volume cannot do answers ENOSYS or the errno of the
 // system call's manual page.
 type FS struct {
-	vol  volume.Volume
-	feat volume.Features
-	opts Options
+	vol    volume.Volume
+	feat   volume.Features
+	opts   Options
+	leaser volume.Leaser // nil where there are no leases
 
 	ctx       context.Context // of work that no caller waits for
 	cancel    context.CancelFunc

@@ -138,7 +138,8 @@ func (f *FS) tryOpen(ctx context.Context, i *inode, flags uint32) (fuse.OpenOut,
 	if replaced {
 		return fuse.OpenOut{}, syscall.ESTALE
 	}
-	h, err := f.acquire(ctx, i, flags)
+	asked := f.tick()
+	h, opened, err := f.acquire(ctx, i, flags)
 	if err != nil {
 		return fuse.OpenOut{}, err
 	}
@@ -147,7 +148,15 @@ func (f *FS) tryOpen(ctx context.Context, i *inode, flags uint32) (fuse.OpenOut,
 	fresh := f.opts.Cache == Loose && i.opens > 1
 	i.mu.Unlock()
 	if !fresh {
-		if a, err = f.refresh(ctx, i); err != nil {
+		_, fresh = f.leased(i)
+	}
+	if !fresh {
+		if with, ok := h.Handle.(volume.AttrHandle); ok && opened {
+			a, err = f.told(i, with.Opened(), asked, f.lease(i))
+		} else {
+			a, err = f.refresh(ctx, i)
+		}
+		if err != nil {
 			f.drop(i, h)
 			return fuse.OpenOut{}, err
 		}
@@ -158,8 +167,9 @@ func (f *FS) tryOpen(ctx context.Context, i *inode, flags uint32) (fuse.OpenOut,
 	return f.opened(i, h, flags, a), nil
 }
 
-// acquire is a handle for an open file: one that is open already, or a new one.
-func (f *FS) acquire(ctx context.Context, i *inode, flags uint32) (h *handle, err error) {
+// acquire is a handle for an open file: one that is open already, or a new one,
+// whose attributes then are of now.
+func (f *FS) acquire(ctx context.Context, i *inode, flags uint32) (h *handle, opened bool, err error) {
 	mode := f.accessMode(flags)
 	if flags&syscall.O_TRUNC != 0 {
 		err = i.exclude(ctx, 0, maxOffset, func() error {
@@ -174,20 +184,20 @@ func (f *FS) acquire(ctx context.Context, i *inode, flags uint32) (h *handle, er
 			i.changed = f.tick()
 			return nil
 		})
-		return h, err
+		return h, false, err
 	}
 	modes := []int{syscall.O_RDWR}
 	if mode != syscall.O_RDWR {
 		modes = []int{mode, syscall.O_RDWR}
 	}
 	if h := i.use(modes...); h != nil {
-		return h, nil
+		return h, false, nil
 	}
 	vh, mode, err := f.openHandle(ctx, i.node, mode, flags)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return i.adopt(vh, mode), nil
+	return i.adopt(vh, mode), true, nil
 }
 
 // opened makes an open file, which is among inode.opens already, and says what
@@ -196,13 +206,14 @@ func (f *FS) opened(i *inode, h *handle, flags uint32, a volume.Attr) fuse.OpenO
 	fl := &file{fs: f, ino: i, h: h, write: flags&syscall.O_ACCMODE != syscall.O_RDONLY, append: flags&syscall.O_APPEND != 0,
 		through: f.opts.Cache != Strict || flags&syscall.O_DIRECT != 0,
 		durable: f.opts.Cache == None && flags&syscall.O_DSYNC != 0}
+	_, leased := f.leased(i)
 	i.mu.Lock()
 	if i.files == nil {
 		i.files = map[*file]struct{}{}
 	}
 	i.files[fl] = struct{}{}
 	fl.told = i.behind.failures
-	keep := i.seen.same(a, f.feat.TimeGranularity, i.attrAt) || len(i.behind.pieces) > 0 || f.opts.Cache == Loose && i.opens > 1
+	keep := leased || i.seen.same(a, f.feat.TimeGranularity, i.attrAt) || len(i.behind.pieces) > 0 || f.opts.Cache == Loose && i.opens > 1
 	i.seen = versionOf(a)
 	i.mu.Unlock()
 	f.mu.Lock()

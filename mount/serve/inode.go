@@ -40,6 +40,7 @@ type inode struct {
 	known   bool      // attr was told at least once
 	attrAt  time.Time // when the server said so; zero: not to be relied on
 	asked   uint64    // the tick at which it was asked
+	lease   uint64    // the promise of the server that attr is right by
 	changed uint64    // the tick of our last change of size or times
 	shown   shown
 	seen    version // what the kernel's cached pages are of

@@ -76,6 +76,13 @@ type Handle interface {
 	Close(ctx context.Context) error
 }
 
+// AttrHandle is a Handle that came with the attributes of its file.
+type AttrHandle interface {
+	Handle
+	// Opened is what the file was like when the server opened it.
+	Opened() Attr
+}
+
 // DirStream yields a listing in batches. Next returns io.EOF, and no entries,
 // after the last. What it answers is the caller's, to change as well, until the
 // next call. Not safe for concurrent use.
@@ -182,6 +189,18 @@ type (
 	Owner interface {
 		ReadOwn(ctx context.Context, p []byte, off int64) (int, error)
 		WriteOwn(ctx context.Context, p []byte, off int64) (int, error)
+	}
+	// Leaser has promises of the server that nobody else changes a file: while
+	// one holds, what is cached of the file's data and attributes is right.
+	Leaser interface {
+		// Lease names the promise that holds for n now, 0 where there is none. A
+		// later one has another name.
+		Lease(n Node) uint64
+		// OnRecall says whom to call. recall is called when a promise is about to
+		// end, or was broken: it brings what is dirty to the server, drops what
+		// is cached, and returns; for other clients wait. size is how large n is
+		// with what is dirty, and whether anything is; it does not wait.
+		OnRecall(recall func(ctx context.Context, n Node), size func(n Node) (uint64, bool))
 	}
 	// Accesser asks the server whether the caller (CallerOf) may; used where
 	// modes are not real.

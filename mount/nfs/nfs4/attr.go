@@ -54,6 +54,15 @@ func (v *Volume) attr(a *compound.Attr) volume.Attr {
 	return out
 }
 
+// getAttr is the result of GETATTR in the contract's form. It aliases nothing.
+func (v *Volume) getAttr(r *compound.Reply) (volume.Attr, error) {
+	a, err := r.GetAttr()
+	if err != nil {
+		return volume.Attr{}, err
+	}
+	return v.attr(&a), nil
+}
+
 // elsewhere is a file id of another of the server's file systems, so that it
 // is not taken for one of the mounted.
 func elsewhere(fs compound.FSID, id uint64) uint64 {
@@ -71,12 +80,10 @@ func (v *Volume) Getattr(ctx context.Context, n volume.Node, _ volume.Handle) (o
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(compound.FH(n.(node)))
 		q.GetAttr(v.attrs)
-	}, func(r *compound.Reply) error {
-		if err := r.Next(compound.OpPutFH); err != nil {
-			return err
+	}, func(r *compound.Reply) (err error) {
+		if err = r.Next(compound.OpPutFH); err == nil {
+			out, err = v.getAttr(r)
 		}
-		a, err := r.GetAttr()
-		out = v.attr(&a)
 		return err
 	})
 	return out, fail("get attributes", "", err)
@@ -115,11 +122,10 @@ func (v *Volume) Setattr(ctx context.Context, n volume.Node, vh volume.Handle, s
 		if err := r.Next(compound.OpPutFH); err != nil {
 			return err
 		}
-		if err := r.SetAttr(); err != nil {
-			return err
+		err := r.SetAttr()
+		if err == nil {
+			out, err = v.getAttr(r)
 		}
-		a, err := r.GetAttr()
-		out = v.attr(&a)
 		return err
 	}
 	if s.Size != nil && h != nil && h.writes() {

@@ -40,6 +40,8 @@ type handle struct {
 
 	reopening chan struct{} // holds one token: whoever has it may open again
 
+	attr volume.Attr // when it was opened
+
 	mu     sync.Mutex // guards what follows
 	state  compound.StateID
 	gone   error // why nothing works any more
@@ -96,14 +98,17 @@ func (h *handle) share(c *session.Conn) compound.Share {
 }
 
 // opened makes h an open of fh.
-func (v *Volume) opened(h *handle, fh compound.FH, o *compound.Opened) {
+func (v *Volume) opened(h *handle, fh compound.FH, o *compound.Opened, a volume.Attr) {
 	h.file = v.hold(fh)
-	h.state = o.State
+	h.state, h.attr = o.State, a
 	v.mu.Lock()
 	h.file.handles[h] = struct{}{}
 	v.mu.Unlock()
-	h.file.granted(o)
+	h.file.granted(h.auth, o, a)
 }
+
+// Opened implements volume.AttrHandle.
+func (h *handle) Opened() volume.Attr { return h.attr }
 
 // finish runs a call that makes state at the server and does not end it when
 // ctx ends: then, once it has been answered after all, undo is run.
@@ -148,7 +153,11 @@ func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate b
 	if v.places != nil {
 		return v.openNamed(ctx, h, fh, truncate)
 	}
+	if err := v.conflicts(ctx, fh, h.access); err != nil {
+		return err
+	}
 	var o compound.Opened
+	var a volume.Attr
 	zero := uint64(0)
 	set := compound.Settable{Size: &zero}
 	err := v.session.Call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
@@ -157,6 +166,7 @@ func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate b
 		if truncate {
 			q.SetAttr(currentState, &set)
 		}
+		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err != nil {
 			return err
@@ -164,10 +174,13 @@ func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate b
 		if o, err = r.Open(); err == nil && truncate {
 			err = r.SetAttr()
 		}
+		if err == nil {
+			a, err = v.getAttr(r)
+		}
 		return err
 	})
 	if o.State != (compound.StateID{}) {
-		v.opened(h, fh, &o)
+		v.opened(h, fh, &o, a)
 		if err != nil {
 			err = errors.Join(err, h.Close(ctx))
 		}
@@ -177,16 +190,16 @@ func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate b
 
 // openNamed is open for 4.0.
 func (v *Volume) openNamed(ctx context.Context, h *handle, fh compound.FH, truncate bool) error {
-	o, err := h.openByName(ctx, v.session.Call, v, fh)
+	o, a, err := h.openByName(ctx, v.session.Call, v, fh)
 	if err != nil {
 		return err
 	}
-	v.opened(h, fh, &o)
+	v.opened(h, fh, &o, a)
 	if !truncate {
 		return nil
 	}
 	zero := uint64(0)
-	if _, err = v.Setattr(ctx, node(fh), h, volume.SetAttr{Size: &zero}); err != nil {
+	if h.attr, err = v.Setattr(ctx, node(fh), h, volume.SetAttr{Size: &zero}); err != nil {
 		err = errors.Join(err, h.Close(ctx))
 	}
 	return err
@@ -262,14 +275,13 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 				return err
 			}
 		}
-		got, err := r.GetAttr()
-		a = v.attr(&got)
+		a, err = v.getAttr(r)
 		return err
 	})
 	if o.State != (compound.StateID{}) && n != "" {
 		err = errors.Join(err, h.confirm(ctx, v.session.Call, compound.FH(n), &o))
 		v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
-		v.opened(h, compound.FH(n), &o)
+		v.opened(h, compound.FH(n), &o, a)
 		if err != nil {
 			err = errors.Join(err, h.Close(ctx))
 		}
@@ -354,8 +366,12 @@ func (h *handle) Close(ctx context.Context) error {
 	f := h.file
 	f.v.mu.Lock()
 	delete(f.handles, h)
+	many := len(f.v.files) > maxDelegations
 	f.v.mu.Unlock()
 	f.drop()
+	if many {
+		f.v.trim(maxDelegations / 2)
+	}
 	return fail("close", "", err)
 }
 

@@ -19,8 +19,8 @@ func (v *Volume) found(r *compound.Reply) (node, volume.Attr, error) {
 	if err != nil {
 		return "", volume.Attr{}, err
 	}
-	a, err := r.GetAttr()
-	return node(fh), v.attr(&a), err
+	a, err := v.getAttr(r)
+	return node(fh), a, err
 }
 
 // Lookup implements volume.Volume.
@@ -199,8 +199,8 @@ func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out
 		if err := r.Next(compound.OpRestoreFH); err != nil {
 			return err
 		}
-		a, err := r.GetAttr()
-		out = v.attr(&a)
+		var err error
+		out, err = v.getAttr(r)
 		return err
 	})
 	if is(err, compound.ErrIsDir) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lxbridge/lx/mount/nfs/nfs4/compound"
 	"github.com/lxbridge/lx/mount/nfs/nfs4/session"
+	"github.com/lxbridge/lx/mount/volume"
 )
 
 // place is where a file is: 4.0 opens by name only.
@@ -93,16 +94,17 @@ func (s *places) where(fh compound.FH) (place, bool) {
 }
 
 // openByName opens fh, which must be what its last name names, as h.
-func (h *handle) openByName(ctx context.Context, call caller, v *Volume, fh compound.FH) (o compound.Opened, err error) {
+func (h *handle) openByName(ctx context.Context, call caller, v *Volume, fh compound.FH) (o compound.Opened, a volume.Attr, err error) {
 	p, ok := v.places.where(fh)
 	if !ok {
-		return o, syscall.ESTALE
+		return o, a, syscall.ESTALE
 	}
 	var got compound.FH
 	err = call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
 		q.PutFH(p.dir)
 		q.OpenName(h.share(c), p.name)
 		q.GetFH()
+		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err != nil {
 			return err
@@ -111,6 +113,9 @@ func (h *handle) openByName(ctx context.Context, call caller, v *Volume, fh comp
 		h.owner.answered(err)
 		if err == nil {
 			got, err = r.FH()
+		}
+		if err == nil {
+			a, err = v.getAttr(r)
 		}
 		return err
 	})
@@ -128,7 +133,7 @@ func (h *handle) openByName(ctx context.Context, call caller, v *Volume, fh comp
 			err = syscall.ESTALE
 		}
 	}
-	return o, err
+	return o, a, err
 }
 
 // confirm confirms an open of a new owner, where the server wants it.

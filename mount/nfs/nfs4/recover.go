@@ -9,6 +9,7 @@ import (
 	"github.com/lxbridge/lx/mount/nfs/nfs4/compound"
 	"github.com/lxbridge/lx/mount/nfs/nfs4/session"
 	"github.com/lxbridge/lx/mount/nfs/rpc"
+	"github.com/lxbridge/lx/mount/volume"
 )
 
 // holder is the volume as its session knows it.
@@ -37,7 +38,7 @@ func (v *Volume) all() (handles []*handle, files []*file) {
 func (v holder) Reclaim(ctx context.Context, c *session.Conn) error {
 	handles, files := v.all()
 	for _, f := range files {
-		f.forget()
+		f.forget() // whatever was cached by it is asked for again
 	}
 	for _, h := range handles {
 		err := h.reclaim(ctx, c)
@@ -89,18 +90,18 @@ func (h *handle) openAnew(ctx context.Context, call caller) error {
 		return h.claim(ctx, call, h.openFH)
 	}
 	h.owner.rename(f.v.owners.Add(1))
-	o, err := h.openByName(ctx, call, f.v, f.fh)
+	o, a, err := h.openByName(ctx, call, f.v, f.fh)
 	if err == nil {
-		h.took(&o)
+		h.took(&o, a)
 	}
 	return err
 }
 
-func (h *handle) took(o *compound.Opened) {
+func (h *handle) took(o *compound.Opened, a volume.Attr) {
 	h.mu.Lock()
 	h.state = o.State
 	h.mu.Unlock()
-	h.file.granted(o)
+	h.file.granted(h.auth, o, a)
 }
 
 func (h *handle) openFH(c *session.Conn, q *compound.Request) { q.OpenFH(h.share(c)) }
@@ -108,13 +109,18 @@ func (h *handle) openFH(c *session.Conn, q *compound.Request) { q.OpenFH(h.share
 // claim opens h's file by what open appends.
 func (h *handle) claim(ctx context.Context, call caller, open session.Build) error {
 	var o compound.Opened
+	var a volume.Attr
 	err := call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
 		q.PutFH(h.file.fh)
 		open(c, q)
+		q.GetAttr(h.file.v.attrs)
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err == nil {
 			o, err = r.Open()
 			h.owner.answered(err)
+		}
+		if err == nil {
+			a, err = h.file.v.getAttr(r)
 		}
 		return err
 	})
@@ -122,7 +128,7 @@ func (h *handle) claim(ctx context.Context, call caller, open session.Build) err
 		err = h.confirm(ctx, call, h.file.fh, &o)
 	}
 	if err == nil {
-		h.took(&o)
+		h.took(&o, a)
 	}
 	return err
 }

@@ -55,6 +55,7 @@ type Volume struct {
 	waiters  lock.Waiters
 	offloads offloads
 	idle     idle
+	leases   leases
 	places   *places // of 4.0 only
 	xattrs   bool    // the file system has them
 
@@ -62,9 +63,8 @@ type Volume struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	mu     sync.Mutex
-	files  map[compound.FH]*file // open files, and those with a delegation
-	recall func(volume.Node)
+	mu    sync.Mutex
+	files map[compound.FH]*file // open files, and those with a delegation
 }
 
 // node is a filehandle.
