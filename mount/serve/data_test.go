@@ -407,6 +407,41 @@ func TestReadAhead(t *testing.T) {
 	b.end(nil)
 }
 
+// TestReadAheadHole: what is read ahead while the end of the file is not at the
+// server yet is no shorter for that.
+func TestReadAheadHole(t *testing.T) {
+	const end, piece = 6 << 20, 128 << 10
+	b := newBed(t, Options{})
+	node, fh := b.create("f")
+	b.write(node, fh, 1<<20, []byte("mid"))
+	b.ok("fsync", b.fs.Fsync(b.ctx, node, fh, false))
+	gate := make(chan struct{})
+	b.vol.on(func(_ context.Context, op, _ string) error {
+		if op == "write" {
+			<-gate
+		}
+		return nil
+	})
+	b.write(node, fh, end, []byte("end"))
+	want := make([]byte, end+3)
+	copy(want[1<<20:], "mid")
+	copy(want[end:], "end")
+	var got []byte
+	for off := int64(0); off < int64(len(want)); off += piece {
+		if off == 2<<20 {
+			close(gate)
+			b.ok("fsync", b.fs.Fsync(b.ctx, node, fh, false))
+		}
+		got = append(got, b.read(node, fh, off, piece)...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, want %d; or they differ", len(got), len(want))
+	}
+	b.fs.Release(node, fh, 0, 0)
+	b.fs.Forget(node, 1)
+	b.end(nil)
+}
+
 // TestLend: what was read ahead is lent as it is, to the end of the file and not
 // beyond a piece; what is not at the server yet is not.
 func TestLend(t *testing.T) {

@@ -19,7 +19,7 @@ const hiddenPrefix = ".lx-removed-"
 
 // buriedWait is how long rmdir(2) waits for hidden files to go that are
 // perhaps about to: the kernel tells of a file's last close only afterwards.
-const buriedWait = 250 * time.Millisecond
+const buriedWait = time.Second
 
 // grave is where a file was hidden.
 type grave struct {

@@ -287,6 +287,7 @@ func (fl *file) fetch(off int64) *chunk {
 		return nil
 	}
 	h.used++
+	hole := i.behind.reach() // as in Read
 	i.mu.Unlock()
 	c := &chunk{fs: f, off: off, buf: chunkBuffers.Get().(*[]byte), done: make(chan struct{})}
 	c.refs.Store(2)
@@ -296,6 +297,10 @@ func (fl *file) fetch(off int64) *chunk {
 	fl.ahead.chunks[off] = c
 	f.work.Go(func() {
 		c.n, c.err = fl.readAt(f.ctx, *c.buf, off, true)
+		if want := int(min(defaultPart, hole-off)); c.err == nil && c.n < want {
+			clear((*c.buf)[c.n:want])
+			c.n = want
+		}
 		c.at = time.Now()
 		close(c.done)
 		c.Return()
