@@ -50,8 +50,9 @@ func (in *initProcess) startServices(ctx context.Context) {
 	d := in.cfg.Services
 	in.services = supervisor.New(supervisor.Config{
 		Units: d.Units, Logs: d.Logs, State: d.State, Run: d.Run,
-		Env: in.serviceEnv(),
-		Exe: "/proc/self/exe",
+		Crontabs: in.crontabs(),
+		Env:      in.serviceEnv(),
+		Exe:      "/proc/self/exe",
 		Fork: func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 			return in.fork(path, argv, attr, 0o022, false)
 		},
@@ -60,6 +61,14 @@ func (in *initProcess) startServices(ctx context.Context) {
 		Wanted:  in.setWanted,
 	})
 	go in.services.Run(ctx)
+}
+
+// crontabs is the root whose crontabs are honoured. Those of the host are its own cron's.
+func (in *initProcess) crontabs() string {
+	if in.cfg.OwnRoot {
+		return "/"
+	}
+	return ""
 }
 
 // serviceEnv is what each service's environment begins with.

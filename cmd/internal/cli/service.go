@@ -120,6 +120,9 @@ func (s services) do(cmd *cobra.Command, r supervisor.Request) error {
 // list asks for what is known of services.
 func (s services) list(ctx context.Context, r supervisor.Request) (units []supervisor.Status, err error) {
 	err = s.call(ctx, false, r, func(a supervisor.Answer) error {
+		for _, n := range a.Notes {
+			fmt.Fprintln(os.Stderr, "lx: note:", n)
+		}
 		units = append(units, a.Units...)
 		return nil
 	})
@@ -416,9 +419,12 @@ func newServiceList(s *services, timers bool) *cobra.Command {
 			if err != nil {
 				return s.notRunning(err)
 			}
-			if timers {
-				units = slices.DeleteFunc(units, func(u supervisor.Status) bool { return u.Timer == nil })
-			}
+			units = slices.DeleteFunc(units, func(u supervisor.Status) bool {
+				if timers {
+					return u.Timer == nil
+				}
+				return u.Crontab != ""
+			})
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), units)
 			}

@@ -16,7 +16,10 @@ func newTimer() *cobra.Command {
 		Use:   "timer COMMAND",
 		Short: "Timers: commands that run at times",
 		Long: `timer runs commands in an environment by a schedule or in intervals. A timer is a unit
-like a service: "lx service status" and "lx service logs" know it.`,
+like a service: "lx service status" and "lx service logs" know it.
+
+In an imported environment crontabs (/etc/crontab, /etc/cron.d, those of "crontab -e") run
+without a cron daemon; "list" shows their entries. Users' crontabs keep the environment.`,
 		Example: `  lx timer add backup --schedule "0 6 * * *" -- ./backup
   lx timer list`,
 		Args: func(cmd *cobra.Command, args []string) error {

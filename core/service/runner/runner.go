@@ -62,12 +62,7 @@ type Fork func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan 
 
 // Start makes a process that runs s, in a session of its own. The files stay
 // the caller's. sys may be nil.
-func Start(fork Fork, exe string, s Spec, stdout, stderr *os.File, sockets []*os.File, sys *syscall.SysProcAttr) (Process, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return Process{}, err
-	}
-	defer null.Close()
+func Start(fork Fork, exe string, s Spec, stdin, stdout, stderr *os.File, sockets []*os.File, sys *syscall.SysProcAttr) (Process, error) {
 	specR, specW, err := os.Pipe()
 	if err != nil {
 		return Process{}, err
@@ -84,7 +79,7 @@ func Start(fork Fork, exe string, s Spec, stdout, stderr *os.File, sockets []*os
 	}
 	sys.Setsid = true
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{"GOMAXPROCS=1"}, Sys: sys}
-	for _, f := range append([]*os.File{null, stdout, stderr, specR, statusW}, sockets...) {
+	for _, f := range append([]*os.File{stdin, stdout, stderr, specR, statusW}, sockets...) {
 		attr.Files = append(attr.Files, f.Fd())
 	}
 	pid, exit, err := fork(exe, []string{Role}, attr)

@@ -82,6 +82,7 @@ type Status struct {
 	Says        string         `json:"says,omitempty"`   // STATUS= of sd_notify(3)
 	Broken      string         `json:"broken,omitempty"` // the unit file
 	Listening   bool           `json:"listening,omitempty"`
+	Crontab     string         `json:"crontab,omitempty"` // FILE:LINE of an entry
 	Timer       *TimerStatus   `json:"timer,omitempty"`
 }
 
@@ -182,6 +183,7 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 			for _, name := range slices.Sorted(maps.Keys(s.services)) {
 				a.Units = append(a.Units, s.status(s.services[name]))
 			}
+			a.Notes = s.cronErrors
 			return nil
 		})
 	case Show:
@@ -198,6 +200,9 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 		a.Kept = len(s.enabled()) > 0
 	case Disable:
 		err = s.each(r.Names, func(v *svc) error {
+			if v.crontab != "" {
+				return v.notUnit()
+			}
 			v.disarm()
 			s.schedule()
 			return ignoreMissing(os.Remove(s.enabledPath(v.name)))
@@ -244,13 +249,21 @@ func (s *Supervisor) each(names []string, f func(*svc) error) error {
 	})
 }
 
+// notUnit refuses to change an entry of a crontab.
+func (v *svc) notUnit() error {
+	return fmt.Errorf("%s is an entry of a crontab: change %s", v.name, v.crontab)
+}
+
 func (s *Supervisor) status(v *svc) Status {
 	u := v.m.Unit
 	if stopped(&v.m) && v.broken == nil {
 		u = v.next
 	}
 	st := Status{Name: v.name, Description: u.Description, Path: s.unitPath(v.name), State: v.m.State, Enabled: s.isEnabled(v.name), Since: v.m.Since,
-		PID: v.main, Restarts: v.m.Restarts, Result: v.m.Result, Why: v.m.Why, Exit: v.m.Exit, Hint: v.hint, Says: v.status, Listening: v.armed && u.OnDemand()}
+		PID: v.main, Restarts: v.m.Restarts, Result: v.m.Result, Why: v.m.Why, Exit: v.m.Exit, Hint: v.hint, Says: v.status, Listening: v.armed && u.OnDemand(), Crontab: v.crontab}
+	if v.crontab != "" {
+		st.Path, st.Enabled = v.crontab, true
+	}
 	if v.broken != nil {
 		st.Broken = v.broken.Error()
 	}
@@ -337,6 +350,9 @@ func (s *Supervisor) imports(r Request) (a Answer, err error) {
 func (s *Supervisor) enable(ctx context.Context, r Request) error {
 	var start []string
 	err := s.each(r.Names, func(v *svc) error {
+		if v.crontab != "" {
+			return v.notUnit()
+		}
 		if v.broken != nil {
 			return v.broken
 		}
@@ -461,7 +477,14 @@ func (s *Supervisor) reloads(ctx context.Context, names []string) error {
 
 // remove stops and forgets services, with their logs.
 func (s *Supervisor) remove(ctx context.Context, names []string) error {
-	if err := s.each(names, func(v *svc) error { v.disarm(); return nil }); err != nil {
+	err := s.each(names, func(v *svc) error {
+		if v.crontab != "" {
+			return v.notUnit()
+		}
+		v.disarm()
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if err := s.stop(ctx, names); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -42,6 +43,11 @@ type svc struct {
 	armed    bool               // a timer or a socket waits to start it
 	due      time.Time          // the timer's next run
 	waiters  []waiter
+
+	crontab    string // FILE:LINE that it is an entry of; empty for units
+	input      string // standard input of its command
+	ranCron    timerState
+	background bool // its time does not keep the environment
 }
 
 // waiter is told once, when until is true of the machine.
@@ -356,9 +362,17 @@ func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
 		return runner.Process{}, err
 	}
 	spec := runner.Spec{Argv: argv, Env: env, Dir: u.Dir, Umask: umask, Limits: u.Limits, Creds: owner.Creds}
-	if spec.Dir == "~" {
+	switch spec.Dir {
+	case "~":
 		spec.Dir = owner.Home
+	case "-~":
+		spec.Dir = "-" + owner.Home
 	}
+	stdin, err := stdinOf(v.input)
+	if err != nil {
+		return runner.Process{}, err
+	}
+	defer stdin.Close()
 	if sockets != nil {
 		for _, so := range u.Sockets {
 			spec.Sockets = append(spec.Sockets, cmpOr(so.Name, v.name))
@@ -378,11 +392,31 @@ func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
 	if owner.Attr != nil {
 		sys = owner.Attr()
 	}
-	p, err := runner.Start(v.s.cfg.Fork, v.s.cfg.Exe, spec, out, errs, sockets, sys)
+	p, err := runner.Start(v.s.cfg.Fork, v.s.cfg.Exe, spec, stdin, out, errs, sockets, sys)
 	if err == nil {
 		v.sessions[p.PID] = true
 	}
 	return p, err
+}
+
+// stdinOf is what a process reads: a file in memory, or nothing.
+func stdinOf(text string) (*os.File, error) {
+	if text == "" {
+		return os.Open(os.DevNull)
+	}
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot prepare standard input: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "stdin")
+	if _, err := f.WriteString(text); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot prepare standard input: %w", err)
+	}
+	return f, nil
 }
 
 func cmpOr(a, b string) string {

@@ -27,6 +27,7 @@ type Config struct {
 	// each that comes up with the environment. Logs and State are the
 	// supervisor's own; Run is for sockets. They are made when needed.
 	Units, Logs, State, Run string
+	Crontabs                string   // the root below which crontabs are honoured; empty: none are
 	Env                     []string // what each service's environment begins with
 	Exe                     string   // this binary, for runner.Role
 	Fork                    runner.Fork
@@ -59,8 +60,10 @@ type Supervisor struct {
 	wanted   bool
 	closing  bool
 	tick     *time.Timer // of the timers
-	wg       sync.WaitGroup
-	ctx      context.Context
+	// cronErrors are what is wrong with crontabs.
+	cronErrors []string
+	wg         sync.WaitGroup
+	ctx        context.Context
 
 	mu    sync.Mutex
 	calls []func() // for the goroutine of Run
@@ -86,6 +89,12 @@ func (s *Supervisor) Run(ctx context.Context) {
 	defer cancel()
 	s.ctx = ctx
 	s.boot()
+	if s.cfg.Crontabs != "" {
+		s.loadCrontabs(true)
+		if err := s.watchCrontabs(ctx); err != nil {
+			s.cronErrors = append(s.cronErrors, err.Error())
+		}
+	}
 	for {
 		s.settle()
 		select {
@@ -256,7 +265,7 @@ func (s *Supervisor) missing(j *job) string {
 func (s *Supervisor) tellWanted() {
 	wanted := len(s.jobs) > 0
 	for _, v := range s.services {
-		wanted = wanted || v.m.State != service.Inactive && v.m.State != service.Failed || v.armed
+		wanted = wanted || !stopped(&v.m) || v.armed && !v.background
 	}
 	wanted = wanted && !s.closing
 	if wanted != s.wanted {
@@ -284,7 +293,7 @@ func (s *Supervisor) reload() {
 		return // none
 	}
 	for name, v := range s.services {
-		if !slices.Contains(names, name) && (v.m.State == service.Inactive || v.m.State == service.Failed) {
+		if v.crontab == "" && !slices.Contains(names, name) && stopped(&v.m) {
 			v.disarm()
 			delete(s.services, name)
 		}
@@ -303,7 +312,7 @@ func (s *Supervisor) reload() {
 		v.broken = err
 		if err == nil {
 			v.next = u
-			if v.m.State == service.Inactive || v.m.State == service.Failed {
+			if stopped(&v.m) {
 				v.m.Unit = u
 			}
 		}

@@ -122,7 +122,8 @@ func (b *box) run() {
 	}
 	b.s = New(Config{
 		Units: filepath.Join(b.dir, "units"), Logs: filepath.Join(b.dir, "logs"), State: filepath.Join(b.dir, "state"), Run: filepath.Join(b.dir, "r"),
-		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Exe: exe,
+		Crontabs: filepath.Join(b.dir, "root"),
+		Env:      []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Exe: exe,
 		Fork: func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 			pid, err := syscall.ForkExec(path, argv, attr)
 			if err != nil {
@@ -132,7 +133,7 @@ func (b *box) run() {
 		},
 		Adopted: func(pid int) (<-chan syscall.WaitStatus, bool) { return wait(pid), true },
 		Owner: func(user, _ string) (Owner, error) {
-			if user != "" {
+			if user != "" && user != "root" {
 				return Owner{}, fmt.Errorf("user %q does not exist here", user)
 			}
 			return Owner{Name: "root", Home: "/", Shell: "/bin/sh"}, nil
@@ -581,6 +582,79 @@ func TestAddImport(t *testing.T) {
 	}
 	if err := b.do(Start, "../x"); err == nil || !strings.Contains(err.Error(), "service name") {
 		t.Errorf("a name that is a path: %v", err)
+	}
+}
+
+// TestCrontabs: entries are units; a changed file is noticed.
+func TestCrontabs(t *testing.T) {
+	b := newBox(t)
+	for _, d := range []string{"root/etc/cron.d", "root/var/spool/cron/crontabs"} {
+		if err := os.MkdirAll(filepath.Join(b.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(b.dir, "root", name)
+		if err := os.WriteFile(path+"~", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+"~", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("etc/crontab", "X=y\n@reboot root echo booted $X; cat%in\\%put\n0 0 1 1 * root true\n99 * * * * root false\n")
+	write("etc/cron.d/pkg", "* * * * * nobody true\n")
+	write("etc/cron.d/pkg.dpkg-old", "* * * * * root true\n")
+	b.run()
+	b.until("cron@system.crontab:2", func(s Status) bool { return s.Timer.Result == service.Success })
+	if log := b.logs("cron@system.crontab:2"); !strings.Contains(log, "stdout booted y\nstdout in%put") {
+		t.Error(log)
+	}
+	if err := b.do(Start, "cron@system.pkg:1"); err == nil || !strings.Contains(err.Error(), "nobody") {
+		t.Errorf("a user that does not exist: %v", err)
+	}
+	select {
+	case w := <-b.wanted:
+		if w {
+			if <-b.wanted {
+				t.Error("a distribution's own crontab keeps its environment")
+			}
+		}
+	default:
+	}
+	write("var/spool/cron/crontabs/root", "* * * * * echo of a user\n")
+	deadline := time.After(10 * time.Second)
+	for {
+		units, err := b.ask(Request{Verb: List})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(units) == 4 && units[3].Name == "cron@user.root:1" && units[3].Timer.Next != nil {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("%+v", units)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	b.must(Start, "cron@user.root:1")
+	if err := b.do(Remove, "cron@user.root:1"); err == nil || !strings.Contains(err.Error(), "change "+b.dir) {
+		t.Errorf("removing an entry: %v", err)
+	}
+	if err := os.Remove(filepath.Join(b.dir, "root/var/spool/cron/crontabs/root")); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if units, err := b.ask(Request{Verb: List}); err == nil && len(units) == 3 {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatal("a removed crontab goes on")
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

@@ -26,6 +26,9 @@ func (s *Supervisor) statePath(name string) string { return filepath.Join(s.cfg.
 
 // loadTimer reads what is remembered; nothing where that is lost or broken.
 func (s *Supervisor) loadTimer(name string) (t timerState) {
+	if v := s.services[name]; v != nil && v.crontab != "" {
+		return v.ranCron // cron does not catch up
+	}
 	b, err := os.ReadFile(s.statePath(name))
 	if err == nil && json.Unmarshal(b, &t) != nil {
 		return timerState{}
@@ -34,6 +37,10 @@ func (s *Supervisor) loadTimer(name string) (t timerState) {
 }
 
 func (v *svc) saveTimer(t timerState) {
+	if v.crontab != "" {
+		v.ranCron = t
+		return
+	}
 	b, err := json.Marshal(t)
 	if err == nil {
 		err = replaceFile(v.s.statePath(v.name), b, 0o600)
