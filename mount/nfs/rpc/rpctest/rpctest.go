@@ -81,7 +81,7 @@ func (s *Server) Drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
-		c.nc.Close()
+		c.Close()
 	}
 	s.conns = nil
 }
@@ -127,7 +127,7 @@ func (s *Server) accept() {
 			nc.Close()
 			continue
 		}
-		c := &Conn{server: s, nc: nc}
+		c := &Conn{server: s, raw: nc, nc: nc}
 		s.conns = append(s.conns, c)
 		s.mu.Unlock()
 		s.wg.Go(c.serve)
@@ -137,13 +137,14 @@ func (s *Server) accept() {
 // Conn is a connection as the server has it.
 type Conn struct {
 	server *Server
-	nc     net.Conn
+	raw    net.Conn // to be closed
+	nc     net.Conn // raw, or TLS on it
 
 	mu sync.Mutex // one reply at a time
 }
 
 // RemoteAddr is the client's end.
-func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+func (c *Conn) RemoteAddr() net.Addr { return c.raw.RemoteAddr() }
 
 // TLS is the state of the connection; nil without TLS.
 func (c *Conn) TLS() *tls.ConnectionState {
@@ -155,7 +156,7 @@ func (c *Conn) TLS() *tls.ConnectionState {
 }
 
 // Close breaks the connection off.
-func (c *Conn) Close() { c.nc.Close() }
+func (c *Conn) Close() { c.raw.Close() }
 
 // Write sends bytes as they are.
 func (c *Conn) Write(p []byte) error {
@@ -213,7 +214,7 @@ func Record(r io.Reader) ([]byte, error) {
 }
 
 func (c *Conn) serve() {
-	defer c.nc.Close()
+	defer c.Close()
 	if c.server.tls != nil && !c.startTLS() {
 		return
 	}
