@@ -47,6 +47,9 @@ type Options struct {
 	Minor string
 	// No3 offers version 4 only; No4 version 3 only.
 	No3, No4 bool
+	// Keytab has the key of the service nfs/…, for the export Kerberos, and
+	// KerberosConfig is the realm's krb5.conf (package krb5test).
+	Keytab, KerberosConfig string
 	// Lease is how long clients keep their state unheard; 5 s where 0.
 	Lease time.Duration
 	// Memory has the exports lie on a tmpfs, for benchmarks. Otherwise that is
@@ -234,6 +237,9 @@ NFSV4 {
 	RecoveryBackend = fs; Delegations = true; Allow_Numeric_Owners = true; Only_Numeric_Owners = true;
 }
 `, protocols, s.Port, s.MountPort, s.NLMPort, s.Host, s.opts.Namespace, s.opts.Namespace && !s.opts.Grace, seconds, seconds, minor)
+	if s.opts.Keytab != "" {
+		fmt.Fprintf(&b, "NFS_KRB5 { PrincipalName = nfs; KeytabPath = %s; Active_krb5 = true; }\n", s.opts.Keytab)
+	}
 	for i, e := range exports {
 		sec := "SecType = sys;"
 		if strings.Contains(e.lines, "SecType") {

@@ -61,7 +61,11 @@ func (s *Server) inside(name string, args ...string) (*process, error) {
 	if s.opts.Namespace {
 		enter = append(enter, "--net")
 	}
-	return s.run(nil, "nsenter", append(append(enter, name), args...)...)
+	var env []string
+	if s.opts.Keytab != "" {
+		env = []string{"KRB5_CONFIG=" + s.opts.KerberosConfig, "KRB5_KTNAME=" + s.opts.Keytab}
+	}
+	return s.run(env, "nsenter", append(append(enter, name), args...)...)
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
