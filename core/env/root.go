@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/ns"
 )
 
 // hostDevices are the nodes of the host that an environment with files of its
@@ -74,8 +76,27 @@ func enterRoot(cfg InitConfig) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("cannot enter the root: %w", err)
 	}
+	if cfg.Map.Kind == ns.Single {
+		if err := noSandbox(); err != nil {
+			return err
+		}
+	}
 	if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
 		return fmt.Errorf("cannot set the host name: %w", err)
+	}
+	return nil
+}
+
+// noSandbox tells apt to download as root: it verifies that it became another
+// user, of whom there is none.
+func noSandbox() error {
+	const dir = "/etc/apt/apt.conf.d"
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return nil
+	}
+	const text = "// Written by lx: this environment has the one user root.\nAPT::Sandbox::User \"root\";\n"
+	if err := os.WriteFile(dir+"/99lx", []byte(text), 0o644); err != nil {
+		return fmt.Errorf("cannot tell apt that there is one user: %w", err)
 	}
 	return nil
 }
