@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -323,6 +324,14 @@ func TestDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "another session", w.ok("-d", "small", "cat", "/etc/os-release"), "ID=small")
+	// A login that has another runtime directory, as cron has none.
+	elsewhere := w.in(t)
+	elsewhere.env = append(slices.Clone(w.env), "XDG_RUNTIME_DIR="+w.mkdir("elsewhere"))
+	if err := os.Chmod(w.path("elsewhere"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "list from elsewhere", strings.Contains(elsewhere.ok("list"), "running"), true)
+	same(t, "a session from elsewhere", elsewhere.ok("-d", "small", "cat", "/etc/os-release"), "ID=small")
 	w.ok("daemon", "stop")
 	if r := w.lx("daemon", "status"); r.code != 1 {
 		t.Errorf("after its end: %v", r)

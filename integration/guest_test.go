@@ -3,6 +3,8 @@ package integration
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -22,6 +24,7 @@ var helpers = map[string]func(args []string) error{
 	"mmap-write": mmapWrite,
 	"mmap-read":  mmapRead,
 	"probe":      probe, "overwrite": overwrite, "impersonate": impersonate,
+	"speak":    speak,
 	"fsconfig": fsconfig, "hang": hang, "latency": latency,
 }
 
@@ -43,6 +46,24 @@ func bareMount(args []string) error {
 		return fmt.Errorf("six arguments wanted, got %q", args)
 	}
 	return interruptibly(func() error { return unix.Mount(args[2], args[3], args[1], unix.MS_MGC_VAL, args[5]) })
+}
+
+// speak says what the listener at SOCKET answers to HTTP.
+func speak(args []string) error {
+	c, err := net.Dial("unix", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// An error here, as below, is how a refusal looks.
+	_, _ = io.WriteString(c, "GET /v1/daemon HTTP/1.0\r\n\r\n")
+	b, _ := io.ReadAll(c)
+	line, _, _ := strings.Cut(string(b), "\r\n")
+	if line == "" {
+		line = "nothing"
+	}
+	fmt.Println(line)
+	return nil
 }
 
 // interruptibly runs f while another goroutine waits for SIGINT, which ends

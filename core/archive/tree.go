@@ -18,6 +18,26 @@ const (
 	deviceXattr = "user.lx.device" // "c:MAJOR:MINOR", or b; on an empty file
 )
 
+// RecordOwner keeps an owner that does not exist here with an open file or
+// directory; an id of -1 stays what it was. A file system that takes no
+// attributes keeps none.
+func RecordOwner(fd, uid, gid int) {
+	var was [2]int
+	value := make([]byte, 32)
+	if n, err := unix.Fgetxattr(fd, ownerXattr, value); err == nil {
+		if _, err := fmt.Sscanf(string(value[:n]), "%d:%d", &was[0], &was[1]); err != nil {
+			was = [2]int{}
+		}
+	}
+	if uid == -1 {
+		uid = was[0]
+	}
+	if gid == -1 {
+		gid = was[1]
+	}
+	_ = unix.Fsetxattr(fd, ownerXattr, fmt.Appendf(nil, "%d:%d", uint32(uid), uint32(gid)), 0)
+}
+
 // Tree is a directory in which names are looked up as if it were the root.
 type Tree struct {
 	fd int

@@ -17,8 +17,9 @@ import (
 )
 
 // Runtime directories vanish at logout, with the sockets in them, while what
-// listens there goes on. So each listener leaves its process id in the state
-// directory, and makes its socket again when it gets WakeSignal.
+// listens there goes on; and not every login has the same. So each listener
+// leaves its process id and the place of its socket in the state directory,
+// and makes its socket again when it gets WakeSignal.
 
 // WakeSignal asks a keeper or the daemon to make its socket again.
 const WakeSignal = unix.SIGHUP
@@ -35,7 +36,7 @@ func (d Dirs) Announce(name string) error {
 	pid := os.Getpid()
 	began, err := startTime(pid)
 	if err == nil {
-		err = os.WriteFile(d.pidFile(name), fmt.Appendf(nil, "%d %s\n", pid, began), 0o600)
+		err = os.WriteFile(d.pidFile(name), fmt.Appendf(nil, "%d %s %s\n", pid, began, d.Socket(name)), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot leave a trace of %s: %w", name, err)
@@ -55,22 +56,28 @@ func (d Dirs) Withdraw(name string) error {
 // Process is the process that listens for name. announced is true too where
 // it has crashed; then pid is 0.
 func (d Dirs) Process(name string) (pid int, announced bool) {
+	pid, _, announced = d.listener(name)
+	return pid, announced
+}
+
+// listener is Process with the place of the socket.
+func (d Dirs) listener(name string) (pid int, socket string, announced bool) {
 	b, err := os.ReadFile(d.pidFile(name))
 	if err != nil {
-		return 0, false
+		return 0, "", false
 	}
-	f := strings.Fields(string(b))
-	if len(f) != 2 {
-		return 0, true
+	f := strings.SplitN(strings.TrimSuffix(string(b), "\n"), " ", 3)
+	if len(f) != 3 {
+		return 0, "", true
 	}
 	pid, err = strconv.Atoi(f[0])
 	if err != nil || pid <= 1 {
-		return 0, true
+		return 0, "", true
 	}
 	if began, err := startTime(pid); err != nil || began != f[1] {
-		return 0, true // the number is another process's, or nobody's
+		return 0, "", true // the number is another process's, or nobody's
 	}
-	return pid, true
+	return pid, f[2], true
 }
 
 // Names are the environments that a keeper has been announced for.
@@ -149,7 +156,14 @@ const DaemonName = "daemon"
 func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error) {
 	absent := func(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
 	var nd net.Dialer
-	c, err := nd.DialContext(ctx, "unix", d.Socket(name))
+	socket := d.Socket(name)
+	c, err := nd.DialContext(ctx, "unix", socket)
+	if absent(err) {
+		if _, other, _ := d.listener(name); other != "" && other != socket {
+			socket = other
+			c, err = nd.DialContext(ctx, "unix", socket)
+		}
+	}
 	if pid, _ := d.Process(name); absent(err) && pid != 0 && pid != os.Getpid() {
 		if errors.Is(err, unix.ENOENT) {
 			// If it has just ended, that is seen below.
@@ -161,7 +175,7 @@ func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error)
 		for now := pid; absent(err) && now == pid; now, _ = d.Process(name) {
 			select {
 			case <-tick.C:
-				c, err = nd.DialContext(ctx, "unix", d.Socket(name))
+				c, err = nd.DialContext(ctx, "unix", socket)
 				continue
 			case <-ctx.Done():
 			case <-limit:

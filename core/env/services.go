@@ -60,7 +60,10 @@ func (in *initProcess) startServices(ctx context.Context) {
 		Owner:   in.owner,
 		Wanted:  in.setWanted,
 	})
-	go in.services.Run(ctx)
+	go func() {
+		<-in.mounted
+		in.services.Run(ctx)
+	}()
 }
 
 // crontabs is the root whose crontabs are honoured. Those of the host are its own cron's.

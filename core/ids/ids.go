@@ -16,8 +16,16 @@ import (
 	"github.com/lxbridge/lx/core/seccomp"
 )
 
-// Handlers serve the rows of seccomp.FeatureIDs.
-func Handlers() seccomp.Handlers {
+// Recorder keeps an owner that does not exist with an open file, for export.
+// uid or gid is -1 where it stays.
+type Recorder func(fd, uid, gid int)
+
+// Handlers serve the rows of seccomp.FeatureIDs. record, if not nil, is told of
+// owners that do not exist.
+func Handlers(record Recorder) seccomp.Handlers {
+	chown := func(ctx context.Context, t *seccomp.Trap, dirfd, name, uid, flags int) seccomp.Reply {
+		return chown(ctx, t, record, dirfd, name, uid, flags)
+	}
 	h := seccomp.Handlers{
 		"chown": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return chown(ctx, t, unix.AT_FDCWD, 0, 1, 0) }},
 		"lchown": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
@@ -26,7 +34,7 @@ func Handlers() seccomp.Handlers {
 		"fchownat": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 			return chown(ctx, t, int(int32(t.Args[0])), 1, 2, int(t.Args[4]))
 		}},
-		"fchown": {Serve: fchown},
+		"fchown": {Serve: func(_ context.Context, t *seccomp.Trap) seccomp.Reply { return fchown(t, record) }},
 		"mknod":  {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply { return mknod(ctx, t, unix.AT_FDCWD, 0) }},
 		"mknodat": {Serve: func(ctx context.Context, t *seccomp.Trap) seccomp.Reply {
 			return mknod(ctx, t, int(int32(t.Args[0])), 1)
@@ -83,16 +91,42 @@ func at(ctx context.Context, t *seccomp.Trap, dirfd, arg int, f func(dirfd int, 
 	return seccomp.Reply{}
 }
 
-func chown(ctx context.Context, t *seccomp.Trap, dirfd, name, uid, flags int) seccomp.Reply {
+func chown(ctx context.Context, t *seccomp.Trap, record Recorder, dirfd, name, uid, flags int) seccomp.Reply {
 	if !ours(t) {
 		return seccomp.Reply{Continue: true}
 	}
 	return at(ctx, t, dirfd, name, func(dirfd int, name string) error {
-		return unix.Fchownat(dirfd, name, mapped(t.Args[uid]), mapped(t.Args[uid+1]), flags)
+		if err := unix.Fchownat(dirfd, name, mapped(t.Args[uid]), mapped(t.Args[uid+1]), flags); err != nil || record == nil {
+			return err
+		}
+		remember(record, dirfd, name, flags, int(int32(t.Args[uid])), int(int32(t.Args[uid+1])))
+		return nil
 	})
 }
 
-func fchown(_ context.Context, t *seccomp.Trap) seccomp.Reply {
+// remember records the owner of a file or directory; other kinds keep none.
+func remember(record Recorder, dirfd int, name string, flags, uid, gid int) {
+	if flags&unix.AT_EMPTY_PATH != 0 && name == "" {
+		record(dirfd, uid, gid)
+		return
+	}
+	follow := unix.O_NOFOLLOW
+	if flags&unix.AT_SYMLINK_NOFOLLOW == 0 {
+		follow = 0
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(dirfd, name, &st, flags&unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return
+	}
+	fd, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC|follow, 0)
+	if err != nil {
+		return
+	}
+	record(fd, uid, gid)
+	unix.Close(fd)
+}
+
+func fchown(t *seccomp.Trap, record Recorder) seccomp.Reply {
 	if !ours(t) {
 		return seccomp.Reply{Continue: true}
 	}
@@ -103,6 +137,9 @@ func fchown(_ context.Context, t *seccomp.Trap) seccomp.Reply {
 	defer unix.Close(fd)
 	if err := unix.Fchown(fd, mapped(t.Args[1]), mapped(t.Args[2])); err != nil {
 		return failure(err)
+	}
+	if record != nil {
+		record(fd, int(int32(t.Args[1])), int(int32(t.Args[2])))
 	}
 	return seccomp.Reply{}
 }

@@ -12,7 +12,7 @@ import (
 
 // TestHandlers: every row of the feature has a handler, and no other has.
 func TestHandlers(t *testing.T) {
-	h := Handlers()
+	h := Handlers(nil)
 	for _, r := range seccomp.Table() {
 		if _, ok := h[r.Name]; ok != (r.Feature == seccomp.FeatureIDs) {
 			t.Errorf("%s: feature %s, handler %v", r.Name, r.Feature, ok)
@@ -35,7 +35,7 @@ func TestOthersContinue(t *testing.T) {
 	if r, ok := change(trap); !ok || !r.Continue {
 		t.Errorf("%+v, %v", r, ok)
 	}
-	if r := fchown(t.Context(), trap); !r.Continue {
+	if r := fchown(trap, nil); !r.Continue {
 		t.Errorf("%+v", r)
 	}
 	gone := &seccomp.Trap{Thread: guest.Thread{TID: 1 << 30}}

@@ -194,43 +194,51 @@ func (im *importer) unpack(ctx context.Context, root Root, l Layer, last bool) e
 
 // scratch is a directory below tmp that is locked as long as it is used.
 func (s *Store) scratch() (dir string, release func(), err error) {
+	unlock, err := lockFile(s.path("tmp"), unix.LOCK_EX) // against Sweep, until the new one is locked
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
 	dir, err = os.MkdirTemp(s.path("tmp"), "x")
 	if err != nil {
 		return "", nil, fmt.Errorf("cannot use the store: %w", err)
 	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return "", nil, fmt.Errorf("cannot use the store: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return "", nil, fmt.Errorf("cannot use the store: %w", err)
-	}
-	return dir, func() { f.Close() }, nil
+	release, err = lockFile(dir, unix.LOCK_EX)
+	return dir, release, err
 }
 
 // Sweep removes what an ended lx left behind. What cannot be removed stays for
 // the next time.
 func (s *Store) Sweep(ctx context.Context) {
-	names, err := os.ReadDir(s.path("tmp"))
-	if err != nil || len(names) == 0 {
-		return
-	}
 	m, err := ns.ChooseOwn("")
 	if err != nil {
 		return
 	}
+	for _, dir := range s.abandoned() {
+		_ = s.remove(ctx, dir, m)
+	}
+}
+
+// abandoned are directories below tmp that nobody has locked.
+func (s *Store) abandoned() (dirs []string) {
+	unlock, err := lockFile(s.path("tmp"), unix.LOCK_EX)
+	if err != nil {
+		return nil
+	}
+	defer unlock()
+	names, err := os.ReadDir(s.path("tmp"))
+	if err != nil {
+		return nil
+	}
 	for _, n := range names {
 		dir := s.path("tmp", n.Name())
-		f, err := os.Open(dir)
-		if err != nil {
-			continue
+		if release, err := lockFile(dir, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			release()
+			// Only its owner would have locked it again, and is gone.
+			dirs = append(dirs, dir)
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			_ = s.remove(ctx, dir, m)
-		}
-		f.Close()
 	}
+	return dirs
 }
 
 // remove removes a directory whose files belong to ids of the map.

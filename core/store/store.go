@@ -308,6 +308,16 @@ func (s *Store) lock(how int) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the store: %w", err)
 	}
+	f.Close()
+	return lockFile(f.Name(), how)
+}
+
+// lockFile locks a file or directory (flock(2)).
+func lockFile(path string, how int) (unlock func(), err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the store: %w", err)
+	}
 	for {
 		err := unix.Flock(int(f.Fd()), how)
 		if errors.Is(err, unix.EINTR) {

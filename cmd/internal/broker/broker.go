@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/archive"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/ids"
 	"github.com/lxbridge/lx/core/seccomp"
@@ -124,7 +125,11 @@ func (b *broker) listen(ctx context.Context, m env.Message) error {
 		b.log.Warn("calls of guests interrupted", "calls", n)
 	}
 	handlers := b.mounts.Handlers()
-	maps.Copy(handlers, ids.Handlers())
+	var record ids.Recorder
+	if b.cfg.Root != nil {
+		record = archive.RecordOwner
+	}
+	maps.Copy(handlers, ids.Handlers(record))
 	l, err := seccomp.NewListener(m.FDs[0], handlers, inflight, b.log)
 	if err != nil {
 		return err

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/core/env"
 )
@@ -46,6 +48,11 @@ func withHint(err error, hint string) error { return hinted{err, hint} }
 
 // Main runs lx with args and answers its exit code.
 func Main(args []string) int {
+	// What the shell left open is for no process that lx starts: an environment
+	// must not come by a directory of the host.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return report(os.Stderr, fmt.Errorf("cannot keep open files from environments: %w", err))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {

@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -134,6 +135,9 @@ func Serve(ctx context.Context, version string, ready func()) error {
 
 // listen makes the daemon's socket.
 func (d *daemon) listen() (net.Listener, error) {
+	if err := os.MkdirAll(d.dirs.Runtime, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
+	}
 	path := d.dirs.Socket(env.DaemonName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
@@ -163,7 +167,9 @@ func (o *owners) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if err := admit(c); err != nil {
-			o.log.Warn("client refused", "err", err)
+			if !errors.Is(err, os.ErrNotExist) { // one that asked only whether we are there
+				o.log.Warn("client refused", "err", err)
+			}
 			c.Close()
 			continue
 		}
@@ -186,15 +192,31 @@ func admit(c *net.UnixConn) error {
 	if int(cred.Uid) != os.Getuid() {
 		return fmt.Errorf("user %d", cred.Uid)
 	}
+	return sameUsers(cred.Pid)
+}
+
+// sameUsers refuses a process in another user namespace.
+func sameUsers(pid int32) error {
 	var own, theirs unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/user", &own); err != nil {
 		return err
 	}
-	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/user", cred.Pid), &theirs); err != nil {
-		return fmt.Errorf("process %d: %w", cred.Pid, err)
+	err := unix.Stat(fmt.Sprintf("/proc/%d/ns/user", pid), &theirs)
+	same := own.Ino == theirs.Ino && own.Dev == theirs.Dev
+	if errors.Is(err, unix.EACCES) && os.Getuid() != 0 {
+		// Another group (newgrp(1)) keeps us from looking; an ordinary user's
+		// own namespaces have other maps than the host's.
+		var mine, theirMap []byte
+		if mine, err = os.ReadFile("/proc/self/uid_map"); err == nil {
+			theirMap, err = os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+		}
+		same = bytes.Equal(mine, theirMap)
 	}
-	if own.Ino != theirs.Ino || own.Dev != theirs.Dev {
-		return fmt.Errorf("process %d is in another user namespace", cred.Pid)
+	if err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	if !same {
+		return fmt.Errorf("process %d is in another user namespace", pid)
 	}
 	return nil
 }

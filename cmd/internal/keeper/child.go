@@ -38,6 +38,11 @@ func (k *keeper) spawn(role string, attr *syscall.SysProcAttr, config any) (chil
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", k.exe.Fd()))
 	cmd.Args = []string{role}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if role == env.RoleInit && k.cfg.Root != nil {
+		// Guests can open what their first process has open: no file of the host.
+		out := &limited{w: os.Stderr, left: maxInitLog}
+		cmd.Stdout, cmd.Stderr = out, out
+	}
 	cmd.ExtraFiles = []*os.File{theirs, configR}
 	cmd.SysProcAttr = attr
 	if err := cmd.Start(); err != nil {
@@ -56,6 +61,26 @@ func (k *keeper) spawn(role string, attr *syscall.SysProcAttr, config any) (chil
 		return c, fmt.Errorf("cannot configure %s: %w", role, err)
 	}
 	return c, nil
+}
+
+// maxInitLog bounds what an untrusted environment can put into the log, in bytes.
+const maxInitLog = 256 << 10
+
+// limited writes no more than left; the rest is dropped.
+type limited struct {
+	w    io.Writer
+	left int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	n := min(len(p), l.left)
+	l.left -= n
+	if n > 0 {
+		if _, err := l.w.Write(p[:n]); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
 func (c child) receive() {

@@ -200,6 +200,9 @@ func (k *keeper) listen() error {
 func (k *keeper) listenAgain() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(k.dir.Fd()), &st); err != nil || st.Nlink == 0 {
+		if err := os.Mkdir(k.cfg.Dirs.Runtime, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("cannot make the control socket again: %w", err)
+		}
 		dir, err := os.Open(k.cfg.Dirs.Runtime)
 		if err != nil {
 			return fmt.Errorf("cannot make the control socket again: %w", err)
