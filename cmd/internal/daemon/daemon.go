@@ -49,6 +49,7 @@ type daemon struct {
 	started time.Time
 	managed bool
 	log     *slog.Logger
+	life    context.Context // ends with the daemon
 	stop    context.CancelFunc
 
 	mu   sync.Mutex
@@ -79,7 +80,7 @@ func Serve(ctx context.Context, version string, ready func()) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	d := &daemon{dirs: dirs, store: st, version: version, started: time.Now(), log: log, stop: cancel, kept: map[string]bool{}}
+	d := &daemon{dirs: dirs, store: st, version: version, started: time.Now(), log: log, life: ctx, stop: cancel, kept: map[string]bool{}}
 	d.managed = os.Getenv("NOTIFY_SOCKET") != ""
 	defer d.wg.Wait()
 	defer cancel()

@@ -176,7 +176,13 @@ func (d *daemon) setWanted(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, d.store.SetWanted(n, wanted)
+	if err := d.store.SetWanted(n, wanted); err != nil {
+		return nil, err
+	}
+	if wanted {
+		d.watch(d.life, n, false)
+	}
+	return struct{}{}, nil
 }
 
 func (d *daemon) setDefault(r *http.Request) (any, error) {
