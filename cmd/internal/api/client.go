@@ -3,8 +3,11 @@
 package api
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,53 +17,69 @@ import (
 	"github.com/lxbridge/lx/mount"
 )
 
-// Client speaks with the broker of one environment.
-type Client struct{ http http.Client }
+// Client speaks with the broker of one environment, each time on a connection
+// of its own.
+type Client struct {
+	dirs env.Dirs
+	name string
+}
 
 // New makes a client; nothing is connected before the first call.
-func New(d env.Dirs, name string) *Client {
-	return &Client{http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return env.Dial(ctx, d, name, env.ToBroker)
-		},
-	}}}
-}
+func New(d env.Dirs, name string) *Client { return &Client{d, name} }
 
 // Mounts lists what the environment has mounted.
 func (c *Client) Mounts(ctx context.Context) ([]mount.Info, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lx/v1/mounts", nil)
-	if err != nil {
-		return nil, err
-	}
 	var infos []mount.Info
-	for try := 0; ; try++ {
-		err := c.get(req, &infos)
-		switch {
-		case err == nil:
-			return infos, nil
-		// The broker died, and its successor answers; or the environment is
-		// ending, and has no socket any more.
-		case env.Gone(err) && try < tries:
-		default:
-			return nil, fmt.Errorf("cannot list mounts: %w", err)
+	if err := c.get(ctx, "/v1/mounts", &infos); err != nil {
+		return nil, fmt.Errorf("cannot list mounts: %w", err)
+	}
+	return infos, nil
+}
+
+// tries bounds how often a request is sent again whose broker went away.
+const tries = 4
+
+// get decodes the answer into v. Where the broker went away its successor is
+// asked; where the environment is ending there is soon none to ask.
+func (c *Client) get(ctx context.Context, path string, v any) error {
+	for try := 1; ; try++ {
+		err := c.ask(ctx, path, v)
+		if !env.Gone(err) || try == tries {
+			return err
 		}
 	}
 }
 
-// tries bounds how often a request is sent again whose broker went away.
-const tries = 3
+func (c *Client) ask(ctx context.Context, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lx"+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Close = true
+	conn, err := env.Dial(ctx, c.dirs, c.name, env.ToBroker)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := exchange(conn, req, v); err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	return nil
+}
 
-// get decodes the answer into v.
-func (c *Client) get(req *http.Request, v any) error {
-	resp, err := c.http.Do(req)
+func exchange(conn net.Conn, req *http.Request, v any) error {
+	if err := req.Write(conn); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return fmt.Errorf("%s: %s", resp.Status, b)
+		b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		return errors.Join(fmt.Errorf("%s: %s", resp.Status, b), err)
 	}
 	return json.NewDecoder(resp.Body).Decode(v)
 }
