@@ -56,7 +56,7 @@ func (s *share) dead(dir string) {
 	w := s.w
 	w.t.Helper()
 	says, listed := "Input/output error", true
-	if feature.Missing(feature.FuseResend) {
+	if w.lacks(feature.FuseResend) {
 		says, listed = "endpoint is not connected", false
 	}
 	for _, c := range []string{"ls " + dir, "cat " + dir + "/hello", "touch " + dir + "/new", "stat " + dir + "/hello", "df " + dir, "sync -f " + dir} {
