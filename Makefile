@@ -24,16 +24,18 @@ FOLDERS := cmd core mount netns portbroker integration
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build run test bench lint fuzz install go
+.PHONY: build sample run test bench lint fuzz install go
 
 build: go
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/ ./cmd/lx ./cmd/lxnet
 
-run: build
+sample:
 	@$(GOBUILD) -o build/sampleshare ./integration/sampleshare
+
+run: build sample
 	@integration/run/run
 
-test: build
+test: build sample
 	@integration/run/test
 
 bench: build
