@@ -42,10 +42,11 @@ func TestConformance(t *testing.T) {
 		volumetest.Run(t, dir, o)
 		return
 	}
+	t.Parallel() // most of it waits for the server
 	w := newWorld(t)
 	s := w.share(smbtest.Options{})
 	dir := s.mount("mfsymlinks")
-	r := w.within(4*time.Minute, "sh", "-c", conformanceVar+"="+dir+" "+helperPath+" -test.run '^TestConformance$' -test.v")
+	r := w.within(6*time.Minute, "sh", "-c", conformanceVar+"="+dir+" "+helperPath+" -test.run '^TestConformance$' -test.v")
 	if r.code != 0 {
 		t.Errorf("exit code %d\n%s", r.code, r.err)
 	}
