@@ -33,7 +33,7 @@ var shareExceptions = map[string][]string{
 // mount of a real server. Inside, it is the suite.
 func TestConformance(t *testing.T) {
 	if dir := os.Getenv(conformanceVar); dir != "" {
-		o := volumetest.Options{TimeGranularity: 100 * time.Nanosecond, Stale: true, Exceptions: map[string]string{}}
+		o := volumetest.Options{TimeGranularity: 100 * time.Nanosecond, Stale: true, Limit: 5 * time.Minute, Exceptions: map[string]string{}}
 		for reason, tests := range shareExceptions {
 			for _, test := range tests {
 				o.Exceptions[test] = reason
@@ -46,7 +46,7 @@ func TestConformance(t *testing.T) {
 	w := newWorld(t)
 	s := w.share(smbtest.Options{})
 	dir := s.mount("mfsymlinks")
-	r := w.within(6*time.Minute, "sh", "-c", conformanceVar+"="+dir+" "+helperPath+" -test.run '^TestConformance$' -test.v")
+	r := w.within(8*time.Minute, "sh", "-c", conformanceVar+"="+dir+" "+helperPath+" -test.run '^TestConformance$' -test.v")
 	if r.code != 0 {
 		t.Errorf("exit code %d\n%s", r.code, r.err)
 	}
