@@ -141,14 +141,19 @@ func (f *file) loseLocked() {
 	}
 }
 
-// forget drops a delegation that the server has forgotten.
+// forget drops a delegation that the server has forgotten. What depends on it
+// goes to the server once that is to be had.
 func (f *file) forget() {
 	f.deleg.mu.Lock()
-	if f.deleg.back != nil {
+	kind := f.deleg.kind
+	if f.deleg.back != nil || kind == compound.DelegateNone {
 		f.deleg.mu.Unlock()
-		return // giveBack is at it
+		return // there is none, or giveBack is at it
 	}
 	f.loseLocked()
+	if recall := f.v.leases.recall.Load(); recall != nil {
+		f.v.work.Go(func() { (*recall)(f.v.ctx, node(f.fh)) })
+	}
 }
 
 // conflicts gives a read delegation back before the file is opened for writing:
@@ -176,9 +181,6 @@ func (f *file) testDelegation(ctx context.Context) {
 	f.deleg.mu.Unlock()
 	if kind != compound.DelegateNone && f.v.bad(ctx, auth, id) {
 		f.forget()
-		if recall := f.v.leases.recall.Load(); recall != nil {
-			(*recall)(ctx, node(f.fh))
-		}
 	}
 }
 

@@ -324,11 +324,10 @@ func (h *handle) do(ctx context.Context, build func(*session.Conn, *compound.Req
 
 func (h *handle) attempt(ctx context.Context, call caller, build func(*session.Conn, *compound.Request, compound.StateID), read func(*compound.Reply) error) error {
 	for try := 0; ; try++ {
-		if err := h.check(); err != nil {
-			return err
-		}
 		var used compound.StateID
 		err := call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
+			// Asked each time: a new session may be one without our state.
+			q.Err = h.check()
 			used = h.now()
 			build(c, q, used)
 		}, read)

@@ -22,7 +22,9 @@ type Verifier [8]byte
 // Request is a COMPOUND being built. The zero Request is ready after Begin.
 // It is not safe for concurrent use.
 type Request struct {
-	Enc   *xdr.Encoder
+	Enc *xdr.Encoder
+	// Err, where set, keeps the compound from being sent.
+	Err   error
 	count xdr.Mark
 	ops   uint32
 	cache xdr.Mark // SEQUENCE's sa_cachethis

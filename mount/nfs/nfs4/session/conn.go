@@ -115,10 +115,11 @@ func (c *Conn) call(ctx context.Context, auth rpc.Auth, into bool, build Build, 
 		return ctx.Err()
 	}
 	// read may run again, where a connection was lost in the middle of an answer.
-	answered, next := false, sl.seq+1
+	answered, unsent, next := false, false, sl.seq+1
 	err := c.send(ctx, c.s.client.Do, auth, into, func(_ *Conn, q *compound.Request) {
 		q.Sequence(c.sequence(sl))
 		build(c, q)
+		unsent = q.Err != nil
 	}, func(r *compound.Reply) error {
 		got, err := r.Sequence()
 		if err != nil {
@@ -130,7 +131,7 @@ func (c *Conn) call(ctx context.Context, auth rpc.Auth, into bool, build Build, 
 		c.s.heed(c, got.Flags)
 		return read(r)
 	})
-	if answered {
+	if answered || unsent {
 		c.release(sl)
 	} else {
 		c.s.work.Go(func() { c.resync(sl) })
@@ -214,6 +215,9 @@ func (c *Conn) send(ctx context.Context, do func(context.Context, *rpc.Call) err
 	var q compound.Request
 	q.Begin(&call.Args, c.s.Minor)
 	build(c, &q)
+	if q.Err != nil {
+		return q.Err
+	}
 	if into {
 		call.Into = decoder{read}
 		return do(ctx, call)
