@@ -87,7 +87,6 @@ func (h *handle) usable(meant bool) error {
 
 // transferring is a READ on its way: where its data goes.
 type transferring struct {
-	v    *Volume
 	into []byte
 	n    int
 	end  bool

@@ -188,8 +188,7 @@ func TestCredential(t *testing.T) {
 func TestLost(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[uint32]int{}
-	var s *rpctest.Server
-	s = rpctest.New(t, func(c *rpctest.Call) {
+	s := rpctest.New(t, func(c *rpctest.Call) {
 		mu.Lock()
 		seen[c.XID]++
 		first := seen[c.XID] == 1
@@ -466,8 +465,7 @@ func TestConnected(t *testing.T) {
 		mu.Unlock()
 		serve(c)
 	})
-	var c *rpc.Client
-	c = dial(t, s, func(cfg *rpc.Config) {
+	c := dial(t, s, func(cfg *rpc.Config) {
 		cfg.Connected = func(ctx context.Context, n *rpc.Conn) error {
 			call := new(rpc.Client).NewCall(procNull, rpc.None)
 			defer call.Free()
