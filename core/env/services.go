@@ -47,6 +47,7 @@ const serviceGrace = 20 * time.Second
 
 // startServices begins supervision. The filter is installed: services have it too.
 func (in *initProcess) startServices(ctx context.Context) {
+	in.wanted = true // until it is known better
 	d := in.cfg.Services
 	in.services = supervisor.New(supervisor.Config{
 		Units: d.Units, Logs: d.Logs, State: d.State, Run: d.Run,

@@ -192,14 +192,16 @@ func limit(l service.Limits) error {
 			return fmt.Errorf("cannot set limits.%s = %d: %w", r.name, *r.value, err)
 		}
 	}
+	// A better place than others have is the host's root's to give. Services
+	// of distributions ask for it and do without.
 	if l.Nice != nil {
 		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, *l.Nice); err != nil {
-			return fmt.Errorf("cannot set limits.nice = %d: %w", *l.Nice, err)
+			fmt.Fprintf(os.Stderr, "limits.nice = %d does not take effect: %v\n", *l.Nice, err)
 		}
 	}
 	if l.OOMScore != nil {
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*l.OOMScore)), 0); err != nil {
-			return fmt.Errorf("cannot set limits.oom-score = %d: %w", *l.OOMScore, err)
+			fmt.Fprintf(os.Stderr, "limits.oom-score = %d does not take effect: %v\n", *l.OOMScore, err)
 		}
 	}
 	return nil

@@ -19,7 +19,7 @@ func (v *svc) explain() string {
 	}
 	lines := strings.Split(v.m.Why, "\n")
 	// A log that cannot be read explains nothing.
-	_ = v.log.Read(context.Background(), journal.Query{Last: 30, Since: v.m.Since.Add(-maxSleep)}, func(e journal.Entry) error {
+	_ = v.log.Read(context.Background(), journal.Query{Last: 30, Since: v.began}, func(e journal.Entry) error {
 		lines = append(lines, e.Text)
 		return nil
 	})

@@ -41,12 +41,12 @@ func (v *svc) members() []int {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		parent, session, ok := stat(pid)
+		p, ok := stat(pid)
 		if !ok {
 			continue
 		}
-		parents[pid] = parent
-		if v.sessions[session] || v.marked(pid) {
+		parents[pid] = p.parent
+		if v.sessions[p.session] || v.marked(pid) {
 			found = append(found, pid)
 		}
 	}
@@ -63,19 +63,37 @@ func (v *svc) members() []int {
 	return found
 }
 
+// process is what /proc/PID/stat says.
+type process struct {
+	parent, session int
+	began           uint64 // in clock ticks since boot
+}
+
 // stat reads what /proc says of a process; false for zombies and who is gone.
-func stat(pid int) (parent, session int, ok bool) {
+func stat(pid int) (p process, ok bool) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, 0, false
+		return p, false
 	}
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 4 || f[0] == "Z" || f[0] == "X" {
-		return 0, 0, false
+	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return p, false
 	}
-	parent, perr := strconv.Atoi(f[1])
-	session, serr := strconv.Atoi(f[3])
-	return parent, session, perr == nil && serr == nil
+	var perr, serr, berr error
+	p.parent, perr = strconv.Atoi(f[1])
+	p.session, serr = strconv.Atoi(f[3])
+	p.began, berr = strconv.ParseUint(f[19], 10, 64)
+	return p, perr == nil && serr == nil && berr == nil
+}
+
+// ticksNow is the time since boot in the kernel's ticks, as starttime has it
+// (proc_pid_stat(5)); USER_HZ is 100 on all architectures that Go knows.
+func ticksNow() uint64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return uint64(ts.Sec)*100 + uint64(ts.Nsec)/10_000_000
 }
 
 func (v *svc) marked(pid int) bool {

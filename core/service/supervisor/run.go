@@ -33,16 +33,19 @@ type svc struct {
 	run      int          // counts tasks and processes: what belongs to an older one is not heard
 	mark     string       // INVOCATION_ID of this run, by which its processes are known
 	sessions map[int]bool // of the processes made in this run
-	main     int          // pid of the main process; 0 where there is none
-	cancel   context.CancelFunc
-	timer    *time.Timer
-	status   string // STATUS= of sd_notify(3)
-	hint     string // why a failure may have been, for people
-	sockets  []*os.File
-	unlisten context.CancelFunc // of the sockets that a client may start it by
-	armed    bool               // a timer or a socket waits to start it
-	due      time.Time          // the timer's next run
-	waiters  []waiter
+	began    time.Time
+	// beganTicks is the same in the kernel's ticks since boot.
+	beganTicks uint64
+	main       int // pid of the main process; 0 where there is none
+	cancel     context.CancelFunc
+	timer      *time.Timer
+	status     string // STATUS= of sd_notify(3)
+	hint       string // why a failure may have been, for people
+	sockets    []*os.File
+	unlisten   context.CancelFunc // of the sockets that a client may start it by
+	armed      bool               // a timer or a socket waits to start it
+	due        time.Time          // the timer's next run
+	waiters    []waiter
 
 	crontab    string // FILE:LINE that it is an entry of; empty for units
 	input      string // standard input of its command
@@ -214,7 +217,7 @@ func (v *svc) later(e service.Event, run int) {
 // begin prepares a run: conditions, directories, sockets, the notify socket;
 // then start-before.
 func (v *svc) begin() {
-	v.mark = newMark()
+	v.mark, v.began, v.beganTicks = newMark(), time.Now(), ticksNow()
 	ctx, cancel := context.WithCancel(v.s.ctx)
 	v.cancel = cancel
 	if err := v.prepare(ctx); err != nil {
@@ -672,6 +675,9 @@ func (v *svc) adopt(run int) {
 // follow makes pid the main process.
 func (v *svc) follow(pid int, exit <-chan syscall.WaitStatus) {
 	v.main = pid
+	if p, ok := stat(pid); ok {
+		v.sessions[p.session] = true // the mark may be written over later
+	}
 	v.s.wg.Go(func() {
 		ws, ok := v.wait(exit)
 		if !ok {
@@ -688,22 +694,34 @@ func (v *svc) follow(pid int, exit <-chan syscall.WaitStatus) {
 	})
 }
 
-// readPIDFile believes the file only if the process is one of the service's:
-// its writer may be an unprivileged user.
+// readPIDFile believes the file only if the process can be the service's: its
+// writer may be an unprivileged user. Daemons leave their session, and some
+// write over their environment, by which they would be known; they are init's
+// then, and younger than the run.
 func (v *svc) readPIDFile() (int, error) {
 	path := v.m.Unit.PIDFile
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read pid-file: %w", err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	pid, err := strconv.Atoi(strings.TrimSpace(firstLine(string(b))))
 	if err != nil || pid <= 1 {
 		return 0, fmt.Errorf("pid-file %s does not hold a process id", path)
 	}
-	if !slices.Contains(v.members(), pid) {
+	if slices.Contains(v.members(), pid) {
+		return pid, nil
+	}
+	p, ok := stat(pid)
+	if !ok || p.parent != os.Getpid() || p.began < v.beganTicks {
 		return 0, fmt.Errorf("process %d of %s is none of the service's", pid, path)
 	}
 	return pid, nil
+}
+
+// firstLine of a PID file: PostgreSQL's has more.
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 func (v *svc) terminate() {

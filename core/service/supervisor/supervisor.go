@@ -36,7 +36,8 @@ type Config struct {
 	Adopted func(pid int) (<-chan syscall.WaitStatus, bool)
 	// Owner finds the ids of a user and group; an error says why a service cannot have them.
 	Owner func(user, group string) (Owner, error)
-	// Wanted is told whenever it changes whether something is to live on. It must not block.
+	// Wanted is told once what is enabled has been seen, and whenever it changes,
+	// whether something is to live on. It must not block.
 	Wanted func(bool)
 }
 
@@ -58,6 +59,7 @@ type Supervisor struct {
 	services map[string]*svc
 	jobs     map[string]*job
 	wanted   bool
+	told     bool // of wanted
 	closing  bool
 	tick     *time.Timer // of the timers
 	// cronErrors are what is wrong with crontabs.
@@ -268,8 +270,8 @@ func (s *Supervisor) tellWanted() {
 		wanted = wanted || !stopped(&v.m) || v.armed && !v.background
 	}
 	wanted = wanted && !s.closing
-	if wanted != s.wanted {
-		s.wanted = wanted
+	if wanted != s.wanted || !s.told {
+		s.wanted, s.told = wanted, true
 		s.cfg.Wanted(wanted)
 	}
 }
