@@ -26,15 +26,16 @@ func newMark() string {
 	return hex.EncodeToString(b[:])
 }
 
-// members are the live processes of this run: those of the sessions that it
-// began with, those that have its mark in their environment, and children of
-// these.
+// members are the live processes of this run: those that have its mark in
+// their environment, those of its sessions, and children of these. The
+// sessions of all that are found are its own from then on, for the mark may be
+// written over.
 func (v *svc) members() []int {
 	list, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	parents := map[int]int{}
+	all := map[int]process{}
 	var found []int
 	for _, e := range list {
 		pid, err := strconv.Atoi(e.Name())
@@ -45,18 +46,23 @@ func (v *svc) members() []int {
 		if !ok {
 			continue
 		}
-		parents[pid] = p.parent
-		if v.sessions[p.session] || v.marked(pid) {
+		all[pid] = p
+		if pid == v.main || v.sessions[p.session] || v.marked(pid) {
 			found = append(found, pid)
 		}
 	}
 	for again := true; again; {
 		again = false
-		for pid, parent := range parents {
-			if slices.Contains(found, parent) && !slices.Contains(found, pid) {
+		for pid, p := range all {
+			if slices.Contains(found, p.parent) && !slices.Contains(found, pid) {
 				found = append(found, pid)
 				again = true
 			}
+		}
+	}
+	for _, pid := range found {
+		if s := all[pid].session; s > 1 {
+			v.sessions[s] = true
 		}
 	}
 	slices.Sort(found)

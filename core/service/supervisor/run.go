@@ -672,12 +672,20 @@ func (v *svc) adopt(run int) {
 	v.awaitReady(run)
 }
 
+// settling is how long after its start a daemon is looked at once more.
+const settling = 500 * time.Millisecond
+
 // follow makes pid the main process.
 func (v *svc) follow(pid int, exit <-chan syscall.WaitStatus) {
 	v.main = pid
-	if p, ok := stat(pid); ok {
-		v.sessions[p.session] = true // the mark may be written over later
-	}
+	// A daemon may be on its way to a session of its own.
+	time.AfterFunc(settling, func() {
+		v.s.post(func() {
+			if v.main == pid {
+				v.members()
+			}
+		})
+	})
 	v.s.wg.Go(func() {
 		ws, ok := v.wait(exit)
 		if !ok {
