@@ -151,6 +151,9 @@ func (f *FS) Getattr(ctx context.Context, node, _ uint64, _ bool) (fuse.Attr, ti
 	if no != 0 {
 		return fuse.Attr{}, 0, no
 	}
+	if a, ok := f.leased(i); ok {
+		return f.show(i, a), f.leaseTimeout(), 0
+	}
 	if a, ok := i.own(f.opts.AttrTimeout); ok {
 		return f.show(i, a), f.opts.AttrTimeout, 0
 	}

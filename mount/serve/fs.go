@@ -118,6 +118,10 @@ func New(v volume.Volume, o Options) *FS {
 		files: map[uint64]*file{}, dirs: map[uint64]*directory{}, nextID: fuse.RootID}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.ctxList, f.stopList = context.WithCancel(f.ctx)
+	if l, ok := v.(volume.Leaser); ok {
+		f.leaser = l
+		l.OnRecall(f.recalled, f.dirtySize)
+	}
 	f.slow, f.near = slowLookup, nearTime
 	f.dirty.left, f.ahead.left = maxDirty, maxAhead
 	root := f.newInode(fuse.RootID, v.Root(), volume.Attr{Mode: syscall.S_IFDIR})

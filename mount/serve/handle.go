@@ -206,15 +206,18 @@ func (f *FS) opened(i *inode, h *handle, flags uint32, a volume.Attr) fuse.OpenO
 	fl := &file{fs: f, ino: i, h: h, write: flags&syscall.O_ACCMODE != syscall.O_RDONLY, append: flags&syscall.O_APPEND != 0,
 		through: f.opts.Cache != Strict || flags&syscall.O_DIRECT != 0,
 		durable: f.opts.Cache == None && flags&syscall.O_DSYNC != 0}
-	_, leased := f.leased(i)
+	lease := f.lease(i)
 	i.mu.Lock()
 	if i.files == nil {
 		i.files = map[*file]struct{}{}
 	}
 	i.files[fl] = struct{}{}
 	fl.told = i.behind.failures
-	keep := leased || i.seen.same(a, f.feat.TimeGranularity, i.attrAt) || len(i.behind.pieces) > 0 || f.opts.Cache == Loose && i.opens > 1
-	i.seen = versionOf(a)
+	keep := lease != 0 && i.pages == lease || i.seen.same(a, f.feat.TimeGranularity, i.attrAt) || len(i.behind.pieces) > 0 || f.opts.Cache == Loose && i.opens > 1
+	i.seen, i.pages = versionOf(a), 0
+	if i.lease == lease {
+		i.pages = lease
+	}
 	i.mu.Unlock()
 	f.mu.Lock()
 	f.nextFH++

@@ -41,6 +41,7 @@ type inode struct {
 	attrAt  time.Time // when the server said so; zero: not to be relied on
 	asked   uint64    // the tick at which it was asked
 	lease   uint64    // the promise of the server that attr is right by
+	pages   uint64    // the one that the kernel's cached pages are right by
 	changed uint64    // the tick of our last change of size or times
 	shown   shown
 	seen    version // what the kernel's cached pages are of

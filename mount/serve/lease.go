@@ -27,12 +27,13 @@ func (f *FS) lease(i *inode) uint64 {
 	return f.leaser.Lease(i.node)
 }
 
-// leased is i's attributes where they are right by a lease that holds.
+// leased is i's attributes where they are right by a lease that holds. After
+// our own writes they are not: times are the server's to say.
 func (f *FS) leased(i *inode) (volume.Attr, bool) {
 	lease := f.lease(i)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.attr, lease != 0 && i.lease == lease
+	return i.attr, lease != 0 && i.lease == lease && i.changed <= i.asked
 }
 
 // recalled is called when a lease of n ends: what was written by it goes to the
