@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -95,10 +96,15 @@ func (d Dirs) Names() ([]string, error) {
 	return out, nil
 }
 
+var bootID = sync.OnceValues(func() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+})
+
 // startTime is when a process began, in ticks since boot (proc_pid_stat(5)), and
 // which boot: with its id it names the process for ever.
 func startTime(pid int) (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
 		return "", err
 	}
@@ -111,7 +117,7 @@ func startTime(pid int) (string, error) {
 	if len(f) <= starttime {
 		return "", errors.New("cannot read when a process began")
 	}
-	return f[starttime] + "@" + strings.TrimSpace(string(boot)), nil
+	return f[starttime] + "@" + boot, nil
 }
 
 // Ended waits until the process pid, that listened for name, is gone.

@@ -40,6 +40,8 @@ type Config struct {
 	Home, Shell, User string
 	// Root is the environment's root file system; nil: the host's own files.
 	Root *store.Root
+	// Program to start the keeper from; nil: the caller's own.
+	Program *os.File `json:"-"`
 	// Environ is the keeper's own environment; nil: the caller's.
 	Environ []string `json:"-"`
 	// Env are variables of the image, for programs inside.
@@ -113,7 +115,11 @@ func launch(ctx context.Context, cfg Config) error {
 	}
 	defer readyR.Close()
 
-	cmd := exec.Command("/proc/self/exe")
+	program := "/proc/self/exe"
+	if cfg.Program != nil {
+		program = fmt.Sprintf("/proc/self/fd/%d", cfg.Program.Fd())
+	}
+	cmd := exec.Command(program)
 	cmd.Args = []string{RoleKeeper}
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{configR, readyW}

@@ -45,6 +45,7 @@ type host struct {
 	subuid   func() error
 	release  func() string
 	dirs     func() (env.Dirs, error)
+	login    func() login
 	root     bool
 }
 
@@ -80,6 +81,7 @@ func thisHost() host {
 		},
 		subuid: func() error { _, err := ns.Choose(ns.Subuid); return err },
 		dirs:   env.UserDirs,
+		login:  hostLogin,
 		root:   os.Geteuid() == 0,
 	}
 }
@@ -144,6 +146,7 @@ func examine(h host) []finding {
 		h.helper("mount.cifs", "cifs-utils", "without it no password is asked for: use credentials=FILE"),
 		h.helper("fusermount3", "fuse3", "without it a mount cannot be shown to the host (lx mounts --expose)"),
 		h.runtime(),
+		survives(h.login()),
 		finding{Name: "network", Status: fine, Detail: "shared with the host: its loopback services and abstract sockets can be reached from inside"})
 }
 
@@ -257,6 +260,18 @@ func (h host) runtime() finding {
 			Remedy: "export " + env.RuntimeVar + "=DIR XDG_STATE_HOME=DIR, directories that only you can enter"}
 	}
 	return finding{Name: "directories", Status: fine, Detail: fmt.Sprintf("sockets in %s, logs in %s", d.Runtime, d.State)}
+}
+
+// survives tells what outlives logout and reboot.
+func survives(l login) finding {
+	f := finding{Name: "survival", Status: fine, Detail: "environments outlive their consoles and the logout",
+		Meaning: "after a reboot what has enabled services comes up with the daemon; to start that at boot, in crontab -e:  @reboot lx daemon start"}
+	if l.systemd && !l.linger {
+		f.Status = lacking
+		f.Detail = "environments outlive their consoles; systemd may end them at logout, and starts none at boot"
+		f.Remedy = "loginctl enable-linger " + l.user
+	}
+	return f
 }
 
 func printFindings(w io.Writer, list []finding, onlyBad bool) error {

@@ -21,6 +21,7 @@ func healthy() host {
 		subuid:   func() error { return nil },
 		release:  func() string { return "6.18" },
 		dirs:     func() (env.Dirs, error) { return env.Dirs{Runtime: "/run/user/1/lx"}, nil },
+		login:    func() login { return login{user: "anna"} },
 	}
 }
 
@@ -79,6 +80,8 @@ func TestDoctor(t *testing.T) {
 			h.probe = func() probed { return probed{Missing: []feature.Name{feature.FuseResend}} }
 		}, "kernel", lacking, "newer"},
 		{"in lx", func(h *host) { h.probe = func() probed { return probed{Nested: true} } }, "nested", lacking, "outside"},
+		{"no lingering", func(h *host) { h.login = func() login { return login{systemd: true, user: "anna"} } }, "survival", lacking, "enable-linger anna"},
+		{"lingering", func(h *host) { h.login = func() login { return login{systemd: true, linger: true, user: "anna"} } }, "survival", fine, ""},
 		{"open runtime directory", func(h *host) {
 			h.dirs = func() (env.Dirs, error) { return env.Dirs{}, errors.New("open to others") }
 		}, "directories", failing, env.RuntimeVar},

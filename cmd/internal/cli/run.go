@@ -151,7 +151,7 @@ func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) err
 	opt := api.StartOptions{Map: ns.Kind(o.idMap), IOUring: o.ioUring, Privileged: o.privileged, Environ: os.Environ()}
 	opt.Home, opt.Shell = env.UserHome()
 	if store.IsHost(name) && !api.Manager() {
-		return daemon.Launch(ctx, dirs, nil, name, opt)
+		return daemon.Launch(ctx, dirs, nil, nil, name, opt)
 	}
 	d, err := api.Connect(ctx, dirs)
 	if err != nil {

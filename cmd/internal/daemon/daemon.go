@@ -45,6 +45,7 @@ func Main(version string) int {
 type daemon struct {
 	dirs    env.Dirs
 	store   *store.Store
+	program *os.File // sealed, and shared by all that it starts
 	version string
 	started time.Time
 	managed bool
@@ -79,8 +80,13 @@ func Serve(ctx context.Context, version string, ready func()) error {
 	if err != nil {
 		return err
 	}
+	program, err := env.SealedSelf()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	d := &daemon{dirs: dirs, store: st, version: version, started: time.Now(), log: log, life: ctx, stop: cancel, kept: map[string]bool{}}
+	d := &daemon{program: program, dirs: dirs, store: st, version: version, started: time.Now(), log: log, life: ctx, stop: cancel, kept: map[string]bool{}}
 	d.managed = os.Getenv("NOTIFY_SOCKET") != ""
 	defer d.wg.Wait()
 	defer cancel()

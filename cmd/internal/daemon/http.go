@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"sync"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/core/env"
@@ -109,7 +108,7 @@ func (d *daemon) end(*http.Request) (any, error) {
 }
 
 // list are the environments of the store and those that run besides.
-func (d *daemon) list(r *http.Request) (any, error) {
+func (d *daemon) list(*http.Request) (any, error) {
 	records, err := d.store.List()
 	if err != nil {
 		d.log.Warn("records", "err", err)
@@ -131,13 +130,12 @@ func (d *daemon) list(r *http.Request) (any, error) {
 			list = append(list, api.Environment{Name: n})
 		}
 	}
-	var wg sync.WaitGroup
 	for i := range list {
 		e := &list[i]
 		e.Default = e.Name == def
-		wg.Go(func() { e.Running = env.Running(r.Context(), d.dirs, e.Name) })
+		pid, _ := d.dirs.Process(e.Name)
+		e.Running = pid != 0
 	}
-	wg.Wait()
 	return slices.DeleteFunc(list, func(e api.Environment) bool {
 		return !e.Running && !slices.ContainsFunc(records, func(r store.Record) bool { return r.Name == e.Name })
 	}), nil

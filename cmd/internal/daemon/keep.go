@@ -126,5 +126,5 @@ func (d *daemon) launch(ctx context.Context, name string, o api.StartOptions) er
 	if o.Home == "" {
 		o.Home, o.Shell = env.UserHome()
 	}
-	return Launch(ctx, d.dirs, d.store, name, o)
+	return Launch(ctx, d.dirs, d.store, d.program, name, o)
 }

@@ -15,15 +15,15 @@ import (
 )
 
 // Launch starts the environment unless it runs. st may be nil for one of the
-// host's own files.
-func Launch(ctx context.Context, d env.Dirs, st *store.Store, name string, o api.StartOptions) error {
+// host's own files, program for the caller's own.
+func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, name string, o api.StartOptions) error {
 	if o.Privileged && os.Geteuid() != 0 {
 		return errors.New("--privileged is for root")
 	}
 	if err := feature.Check(); err != nil {
 		return err
 	}
-	cfg := env.Config{Name: name, Privileged: o.Privileged, Dirs: d, Home: o.Home, Shell: o.Shell, User: env.UserName(), Environ: o.Environ}
+	cfg := env.Config{Name: name, Privileged: o.Privileged, Program: program, Dirs: d, Home: o.Home, Shell: o.Shell, User: env.UserName(), Environ: o.Environ}
 	choose := ns.Choose
 	if !store.IsHost(name) {
 		rec, err := st.Get(name)

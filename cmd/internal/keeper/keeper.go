@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -118,7 +117,7 @@ func start(log *slog.Logger) (k *keeper, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return k, fmt.Errorf("cannot leave the host's mount propagation: %w", err)
 	}
-	if k.exe, err = sealedSelf(); err != nil {
+	if k.exe, err = env.SealedSelf(); err != nil {
 		return k, err
 	}
 	if k.inflight, err = seccomp.NewInflight(); err != nil {
@@ -139,34 +138,6 @@ func start(log *slog.Logger) (k *keeper, err error) {
 		return k, err
 	}
 	return k, k.startBroker()
-}
-
-// sealedSelf is this program in memory that nobody can change: guests can open
-// /proc/1/exe for writing, and must find nothing there to write to.
-func sealedSelf() (*os.File, error) {
-	self, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return nil, fmt.Errorf("cannot open own program: %w", err)
-	}
-	defer self.Close()
-	fd, err := unix.MemfdCreate("lx", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
-		fd, err = unix.MemfdCreate("lx", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot copy own program to memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "lx")
-	if _, err := io.Copy(f, self); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot copy own program to memory: %w", err)
-	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot seal own program: %w", err)
-	}
-	return f, nil
 }
 
 // listen makes the control socket, then hides the runtime directory from the
