@@ -278,3 +278,73 @@ func TestNoListing(t *testing.T) {
 		})
 	}
 }
+
+// TestPace: after each change of a directory the kernel asks for its attributes;
+// the server is asked once in a while, and where it alone knows.
+func TestPace(t *testing.T) {
+	b := newBed(t, Options{AttrTimeout: time.Hour})
+	b.fs.slow = time.Hour
+	make := func(name string) {
+		t.Helper()
+		node, fh := b.create(name)
+		b.fs.Release(node, fh, 0, 0)
+		b.fs.Forget(node, 1)
+	}
+	mtime := func(asks int) time.Time {
+		t.Helper()
+		before := b.vol.count("getattr")
+		a, valid, no := b.fs.Getattr(b.ctx, fuse.RootID, 0, false)
+		b.ok("getattr", no)
+		if n := b.vol.count("getattr") - before; n != asks {
+			t.Errorf("the server was asked %d times, want %d", n, asks)
+		}
+		if valid <= 0 || valid > time.Hour {
+			t.Errorf("valid for %v", valid)
+		}
+		return time.Unix(a.Mtime.Unix())
+	}
+	atServer := func() time.Time {
+		t.Helper()
+		a, err := b.vol.Volume.Getattr(b.ctx, b.vol.Root(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Mtime
+	}
+	make("a")
+	last := mtime(1)
+	if !last.Equal(atServer()) {
+		t.Errorf("%v, at the server %v", last, atServer())
+	}
+	for i := range 10 {
+		name := fmt.Sprint("b", i)
+		make(name)
+		if i%2 == 1 {
+			b.ok("unlink", b.fs.Unlink(b.ctx, fuse.RootID, name))
+		}
+		now := mtime(0)
+		if d := now.Sub(atServer()).Abs(); !now.After(last) || d > 5*time.Second {
+			t.Errorf("%v after %v, %v from the server's", now, last, d)
+		}
+		last = now
+	}
+	e, no := b.fs.Mkdir(b.ctx, fuse.RootID, "dir", 0o755, 0)
+	b.ok("mkdir", no)
+	b.fs.Forget(e.Node, 1)
+	if now := mtime(1); !now.Equal(atServer()) {
+		t.Errorf("%v, at the server %v", now, atServer())
+	}
+	// A time that was set is no pace.
+	make("c")
+	old := time.Unix(1e9, 0)
+	_, _, no = b.fs.Setattr(b.ctx, fuse.RootID, &fuse.SetAttrIn{Valid: fattrMtime, Mtime: syscall.Timespec{Sec: old.Unix()}})
+	b.ok("setattr", no)
+	if now := mtime(1); !now.Equal(old) {
+		t.Errorf("%v, was set to %v", now, old)
+	}
+	make("d")
+	if now := mtime(1); !now.Equal(atServer()) {
+		t.Errorf("%v, at the server %v", now, atServer())
+	}
+	b.end(nil)
+}
