@@ -68,6 +68,7 @@ func connectNFS(ctx context.Context, n *network, of option.Options, log func(err
 	}
 	c := nfsConfig(o)
 	c.Dial, c.Auth, c.Machine, c.Note = n.dialFrom, w.auth, w.machine, log
+	c.Tickets, c.Principal = n.tickets, "nfs/"+o.Host
 	v, version, err := nfs.Dial(ctx, c)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,7 @@
 // Package krb5test is a Kerberos realm for tests: a real krb5kdc on loopback,
 // with everything that it needs in a directory of its own.
 //
-// Needed from Debian 12: krb5-kdc, krb5-admin-server.
+// Needed from Debian 12: krb5-kdc, krb5-admin-server, krb5-user.
 package krb5test
 
 import (
@@ -97,12 +97,20 @@ func (r *Realm) Keytab(t testing.TB, principal string) string {
 	return file
 }
 
+// Cache makes a principal and answers a credential cache with a ticket of its.
+func (r *Realm) Cache(t testing.TB, principal string) string {
+	t.Helper()
+	file := filepath.Join(r.dir, strings.ReplaceAll(principal, "/", "_")+".cache")
+	r.run(t, "kinit", "-c", "FILE:"+file, "-k", "-t", r.Keytab(t, principal), principal)
+	return file
+}
+
 func (r *Realm) run(t testing.TB, name string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = r.env
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatal(fmt.Errorf("%s %s: %w: %s; install krb5-kdc and krb5-admin-server", name, strings.Join(args, " "), err, out))
+		t.Fatal(fmt.Errorf("%s %s: %w: %s; install krb5-kdc, krb5-admin-server and krb5-user", name, strings.Join(args, " "), err, out))
 	}
 }
 

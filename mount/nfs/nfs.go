@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -75,6 +74,10 @@ type Config struct {
 	// where there is none.
 	Auth    func(ctx context.Context) rpc.Auth
 	flavour string // of Flavours, what is used
+	// Tickets and Principal, that of the server's service, are for Kerberos;
+	// without Tickets there is none.
+	Tickets   Tickets
+	Principal string
 	// Machine names this client to servers.
 	Machine string
 
@@ -123,25 +126,6 @@ func (c *Config) negotiate(ctx context.Context) (volume.Volume, Version, error) 
 		}
 	}
 	return nil, "", first
-}
-
-// chooseFlavour takes the first flavour that can be had.
-func (c *Config) chooseFlavour() error {
-	c.flavour = "sys"
-	for _, f := range c.Flavours {
-		switch f {
-		case "sys":
-			return nil
-		case "none":
-			c.flavour = f
-			c.Auth = func(context.Context) rpc.Auth { return rpc.None }
-			return nil
-		}
-	}
-	if len(c.Flavours) == 0 {
-		return nil
-	}
-	return &volume.Error{Op: "use sec=" + strings.Join(c.Flavours, ":"), Errno: syscall.EOPNOTSUPP, Reason: "Kerberos is not supported yet; sys and none are"}
 }
 
 // goOn says whether a lower version than v may be had where v failed with err,

@@ -154,7 +154,8 @@ func (v *Volume) mount(ctx context.Context) (handle []byte, err error) {
 	}
 	v.mountds = v.calls(v.cfg.MountHost, v.cfg.MountNetwork, port, mountProgram, mountVersion)
 	var flavors []uint32
-	err = simply(ctx, v.mountds, mountMnt, v.mountAuth(ctx), func(e *xdr.Encoder) { e.String(v.cfg.Path) }, func(d *xdr.Decoder) error {
+	v.mountAs = v.mountAuth(ctx)
+	err = simply(ctx, v.mountds, mountMnt, v.mountAs, func(e *xdr.Encoder) { e.String(v.cfg.Path) }, func(d *xdr.Decoder) error {
 		if s := d.Uint32(); s != 0 && d.Err() == nil {
 			return mountError(s)
 		}
@@ -193,7 +194,7 @@ func (v *Volume) unmount() {
 	defer cancel()
 	v.mountds.Timeout, v.mountds.Retrans = unmountWait, -1
 	// Who does not hear it has lost nothing but a line of that list.
-	_ = simply(ctx, v.mountds, mountUmnt, v.mountAuth(ctx), func(e *xdr.Encoder) { e.String(v.cfg.Path) }, nil)
+	_ = simply(ctx, v.mountds, mountUmnt, v.mountAs, func(e *xdr.Encoder) { e.String(v.cfg.Path) }, nil)
 }
 
 // mountError is a mountstat3.

@@ -39,6 +39,9 @@ type Config struct {
 	// there is none. Flavor is its pseudo-flavour (RFC 2623 2.3); 0: AUTH_SYS.
 	Auth   func(ctx context.Context) rpc.Auth
 	Flavor uint32
+	// Authenticate, if set, answers what takes Auth's place for all but MOUNT:
+	// Kerberos, which is set up with the server that calls speaks of.
+	Authenticate func(ctx context.Context, calls rpc.Config) (func(ctx context.Context) rpc.Auth, error)
 	// Machine names this client to the lock manager.
 	Machine string
 
@@ -76,6 +79,7 @@ type Volume struct {
 	chunks  sync.Pool    // *[]byte of one WRITE
 	shut    atomic.Bool
 	mountds rpc.Config
+	mountAs rpc.Auth // towards mountd
 
 	mu    sync.Mutex // guards nodes and each node's refs
 	nodes map[string]*node
@@ -144,6 +148,11 @@ func (v *Volume) dial(ctx context.Context) error {
 	}
 	c := v.calls(v.cfg.Host, v.cfg.Calls.Network, port, program, version)
 	c.MaxRecord = maxTransfer + 64<<10
+	if v.cfg.Authenticate != nil {
+		if v.cfg.Auth, err = v.cfg.Authenticate(ctx, c); err != nil {
+			return err
+		}
+	}
 	lost := c.Lost
 	c.Lost = func(n *rpc.Conn, err error) {
 		if lost != nil {

@@ -1,0 +1,69 @@
+package mount
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/lxbridge/lx/integration/krb5test"
+)
+
+func TestKerberos(t *testing.T) {
+	realm := krb5test.New(t)
+	realm.Keytab(t, "nfs/server")
+	files := map[string]string{kerberosConfig: realm.Config}
+	read := func(path string) ([]byte, error) {
+		if name, ok := files[path]; ok {
+			return os.ReadFile(name)
+		}
+		return nil, fs.ErrNotExist
+	}
+	if _, err := kerberos(read, 0, 1000); !errors.Is(err, syscall.ENOKEY) || !strings.Contains(err.Error(), "kinit") {
+		t.Errorf("without anything: %v", err)
+	}
+	files[kerberosKeytab] = realm.Keytab(t, "host/client")
+	c, err := kerberos(read, 0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.GetServiceTicket("nfs/server"); err != nil {
+		t.Errorf("by the keytab: %v", err)
+	}
+	c.Destroy()
+
+	files["/tmp/krb5cc_1000"] = realm.Cache(t, "user")
+	if c, err = kerberos(read, 0, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.GetServiceTicket("nfs/server"); err != nil || c.Credentials.UserName() != "user" {
+		t.Errorf("by the cache, as %s: %v", c.Credentials.UserName(), err)
+	}
+	c.Destroy()
+	files["/tmp/krb5cc_1000"] = realm.Config
+	if _, err := kerberos(read, 0, 1000); err == nil || !strings.Contains(err.Error(), "krb5cc_1000") {
+		t.Errorf("by a file that is no cache: %v", err)
+	}
+}
+
+// FuzzKerberosFiles: no file of a guest's ends the broker.
+func FuzzKerberosFiles(f *testing.F) {
+	f.Add([]byte("\x05\x04\x00\x00\x00\x00"), false)
+	f.Add([]byte("\x05\x02\x00\x00\x00\x08aaaaaaaa"), true)
+	f.Fuzz(func(t *testing.T, text []byte, table bool) {
+		c, err := kerberos(func(path string) ([]byte, error) {
+			switch {
+			case path == kerberosConfig:
+				return []byte("[libdefaults]\ndefault_realm = LX.TEST\n"), nil
+			case path == kerberosKeytab && table, path == "/tmp/krb5cc_0" && !table:
+				return text, nil
+			}
+			return nil, fs.ErrNotExist
+		}, 0)
+		if err == nil {
+			c.Destroy()
+		}
+	})
+}
