@@ -195,11 +195,16 @@ func (b *budget) more() <-chan struct{} {
 type unstable struct {
 	file *file
 
-	turn sync.Mutex // of those who commit; taken before mu
+	turn chan struct{} // one token: of those who commit
 
 	mu     sync.Mutex
 	pieces []piece
 	bytes  int
+}
+
+func (u *unstable) init(f *file) {
+	u.file, u.turn = f, make(chan struct{}, 1)
+	u.turn <- struct{}{}
 }
 
 type piece struct {
@@ -270,8 +275,12 @@ func (u *unstable) room(ctx context.Context, n int) error {
 // that WRITE answered tells that the server has restarted and lost it: then it
 // is written again (RFC 8881, section 18.3).
 func (u *unstable) commit(ctx context.Context) error {
-	u.turn.Lock()
-	defer u.turn.Unlock()
+	select {
+	case <-u.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { u.turn <- struct{}{} }()
 	for {
 		u.mu.Lock()
 		pieces := u.pieces
@@ -335,6 +344,17 @@ func (u *unstable) lost(pieces []piece, err error) ([]piece, error) {
 		u.free(p)
 	}
 	return nil, err
+}
+
+// discard lets go of all that is kept.
+func (u *unstable) discard() {
+	u.mu.Lock()
+	pieces := u.pieces
+	u.pieces = nil
+	u.mu.Unlock()
+	for _, p := range pieces {
+		u.free(p)
+	}
 }
 
 func (u *unstable) free(p piece) {

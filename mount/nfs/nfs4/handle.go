@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"sync"
 	"syscall"
 
@@ -66,7 +67,7 @@ func (v *Volume) hold(fh compound.FH) *file {
 	f := v.files[fh]
 	if f == nil {
 		f = &file{v: v, fh: fh, handles: map[*handle]struct{}{}}
-		f.unstable.file = f
+		f.unstable.init(f)
 		f.locks.table.Waiters = &v.waiters
 		v.files[fh] = f
 	}
@@ -116,6 +117,12 @@ func (v *Volume) finish(ctx context.Context, f func(context.Context) error, undo
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	return v.persist(ctx, f, undo)
+}
+
+// persist is finish for what gives state back: it is begun even for a caller
+// that has gone.
+func (v *Volume) persist(ctx context.Context, f func(context.Context) error, undo func()) error {
 	done, gone := make(chan error), make(chan struct{})
 	v.work.Go(func() {
 		err := f(v.ctx)
@@ -355,7 +362,7 @@ func (h *handle) Close(ctx context.Context) error {
 	var err error
 	if gone == nil {
 		if h.writes() {
-			err = h.file.unstable.commit(ctx)
+			err = h.commit(ctx)
 		}
 		err = errors.Join(err, h.unlockAll(ctx), h.shut(ctx))
 	}
@@ -374,10 +381,27 @@ func (h *handle) Close(ctx context.Context) error {
 	return fail("close", "", err)
 }
 
-// shut gives the state back. It goes on when the caller is interrupted.
+// commit is Sync for Close: it goes on when the caller is interrupted, and what
+// it cannot bring to the server is told of and let go.
+func (h *handle) commit(ctx context.Context) error {
+	v, u := h.file.v, &h.file.unstable
+	return v.persist(ctx, func(working context.Context) error {
+		err := u.commit(working)
+		if err != nil {
+			u.discard()
+			if ctx.Err() != nil {
+				v.cfg.Note(fmt.Errorf("what was written to a file is lost: %w", err))
+			}
+		}
+		return err
+	}, func() {})
+}
+
+// shut gives the state back. It goes on when the caller is interrupted, who
+// does not wait for it then.
 func (h *handle) shut(ctx context.Context) error {
 	v := h.file.v
-	err := v.finish(context.WithoutCancel(ctx), func(ctx context.Context) error {
+	err := v.persist(ctx, func(ctx context.Context) error {
 		if err := h.owner.begin(ctx); err != nil {
 			return err
 		}

@@ -303,7 +303,7 @@ func (h *handle) unlock(ctx context.Context, owner uint64, lk fuse.Lk, forget bo
 		return nil
 	}
 	v := h.file.v
-	err := v.finish(context.WithoutCancel(ctx), func(ctx context.Context) error {
+	err := v.persist(ctx, func(ctx context.Context) error {
 		if err := ls.begin(ctx); err != nil {
 			return err
 		}

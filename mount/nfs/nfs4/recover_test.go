@@ -323,3 +323,46 @@ func TestManyAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCloseGivesUp: nobody waits for a server that does not answer longer than
+// they want to, and the volume ends.
+func TestCloseGivesUp(t *testing.T) {
+	s := nfs4test.New(t)
+	v, err := Dial(t.Context(), fakeConfig(s, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, h := fakeFile(t, v, "f")
+	if err := v.Setlk(t.Context(), h, 7, everything, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt(t.Context(), []byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.Fail(func(op compound.Op) compound.Status {
+		if op == compound.OpCommit || op == compound.OpLockU || op == compound.OpClose {
+			return compound.ErrDelay
+		}
+		return compound.OK
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if err := h.Sync(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("sync: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := v.Setlk(ctx, h, 7, unlocked(everything), false); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("unlock: %v", err)
+	}
+	if err := h.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("close: %v", err)
+	}
+	if err := v.Close(); err != nil {
+		t.Errorf("the volume's end: %v", err)
+	}
+}
