@@ -147,7 +147,23 @@ func (h *handle) Sync(ctx context.Context) error {
 	if err := errors.Join(ctx.Err(), h.check()); err != nil {
 		return fail("sync", "", err)
 	}
-	return fail("sync", "", h.file.unstable.commit(ctx))
+	return fail("sync", "", h.settled(h.file.unstable.commit(ctx)))
+}
+
+// settled is err, or what was lost of the file since h was told last: every
+// open file learns it, whoever found out.
+func (h *handle) settled(err error) error {
+	u := &h.file.unstable
+	u.mu.Lock()
+	failures, lost := u.failures, u.err
+	u.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.told != failures && err == nil {
+		err = lost
+	}
+	h.told = failures
+	return err
 }
 
 // maxDirty bounds what the server has not committed yet and is kept, in bytes.
@@ -200,6 +216,9 @@ type unstable struct {
 	mu     sync.Mutex
 	pieces []piece
 	bytes  int
+	// failures counts when something was lost, err is why.
+	failures uint64
+	err      error
 }
 
 func (u *unstable) init(f *file) {
@@ -340,21 +359,31 @@ func (u *unstable) lost(pieces []piece, err error) ([]piece, error) {
 	if !errors.As(err, &st) {
 		return pieces, err
 	}
-	for _, p := range pieces {
-		u.free(p)
-	}
+	u.drop(pieces, err)
 	return nil, err
 }
 
-// discard lets go of all that is kept.
-func (u *unstable) discard() {
+// drop lets go of pieces that cannot be brought to the server.
+func (u *unstable) drop(pieces []piece, err error) {
+	if len(pieces) == 0 {
+		return
+	}
+	for _, p := range pieces {
+		u.free(p)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.failures++
+	u.err = err
+}
+
+// discard drops all that is kept.
+func (u *unstable) discard(err error) {
 	u.mu.Lock()
 	pieces := u.pieces
 	u.pieces = nil
 	u.mu.Unlock()
-	for _, p := range pieces {
-		u.free(p)
-	}
+	u.drop(pieces, err)
 }
 
 func (u *unstable) free(p piece) {

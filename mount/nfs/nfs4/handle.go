@@ -45,7 +45,8 @@ type handle struct {
 
 	mu     sync.Mutex // guards what follows
 	state  compound.StateID
-	gone   error // why nothing works any more
+	gone   error  // why nothing works any more
+	told   uint64 // failures that h was told of
 	closed bool
 	locks  map[uint64]*lockState
 }
@@ -102,6 +103,10 @@ func (h *handle) share(c *session.Conn) compound.Share {
 func (v *Volume) opened(h *handle, fh compound.FH, o *compound.Opened, a volume.Attr) {
 	h.file = v.hold(fh)
 	h.state, h.attr = o.State, a
+	u := &h.file.unstable
+	u.mu.Lock()
+	h.told = u.failures
+	u.mu.Unlock()
 	v.mu.Lock()
 	h.file.handles[h] = struct{}{}
 	v.mu.Unlock()
@@ -388,12 +393,12 @@ func (h *handle) commit(ctx context.Context) error {
 	return v.persist(ctx, func(working context.Context) error {
 		err := u.commit(working)
 		if err != nil {
-			u.discard()
+			u.discard(err)
 			if ctx.Err() != nil {
 				v.cfg.Note(fmt.Errorf("what was written to a file is lost: %w", err))
 			}
 		}
-		return err
+		return h.settled(err)
 	}, func() {})
 }
 

@@ -366,3 +366,37 @@ func TestCloseGivesUp(t *testing.T) {
 		t.Errorf("the volume's end: %v", err)
 	}
 }
+
+// TestLossIsTold: what the server does not take is told to each that has the
+// file open, once.
+func TestLossIsTold(t *testing.T) {
+	s := nfs4test.New(t)
+	v := dial(t, fakeConfig(s, "a"))
+	ctx := t.Context()
+	n, a := fakeFile(t, v, "f")
+	b, err := v.Open(ctx, n, os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.WriteAt(ctx, []byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.Fail(func(op compound.Op) compound.Status {
+		if op == compound.OpCommit {
+			return compound.ErrNoSpc
+		}
+		return compound.OK
+	})
+	if err := b.Sync(ctx); volume.Errno(err) != syscall.ENOSPC {
+		t.Errorf("who asks first: %v", err)
+	}
+	s.Fail(nil)
+	if err := a.Sync(ctx); volume.Errno(err) != syscall.ENOSPC {
+		t.Errorf("who wrote: %v", err)
+	}
+	for _, h := range []volume.Handle{a, b} {
+		if err := errors.Join(h.Sync(ctx), h.Close(ctx)); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	}
+}
