@@ -79,6 +79,30 @@ func TestUserDirsWithoutHome(t *testing.T) {
 	}
 }
 
+// TestLockStart: one at a time, and who waits can be called off.
+func TestLockStart(t *testing.T) {
+	d := Dirs{Runtime: t.TempDir()}
+	unlock, err := LockStart(t.Context(), d, "e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	waited := make(chan error, 1)
+	go func() {
+		_, err := LockStart(ctx, d, "e")
+		waited <- err
+	}()
+	cancel()
+	if err := <-waited; !errors.Is(err, context.Canceled) {
+		t.Errorf("who was called off got %v", err)
+	}
+	unlock()
+	if unlock, err = LockStart(t.Context(), d, "e"); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}
+
 // TestSignalAtStart: a signal that ends the client's own context belongs to
 // the session, even one that comes before the session is known to run.
 func TestSignalAtStart(t *testing.T) {

@@ -57,7 +57,7 @@ const (
 // Launch starts the environment unless it runs already, and returns when it
 // takes sessions. Several callers at once start one.
 func Launch(ctx context.Context, cfg Config) error {
-	unlock, err := LockStart(cfg.Dirs, cfg.Name)
+	unlock, err := LockStart(ctx, cfg.Dirs, cfg.Name)
 	if err != nil {
 		return err
 	}
@@ -69,21 +69,34 @@ func Launch(ctx context.Context, cfg Config) error {
 }
 
 // LockStart keeps others from starting the environment until unlock is called.
-func LockStart(d Dirs, name string) (unlock func(), err error) {
+func LockStart(ctx context.Context, d Dirs, name string) (unlock func(), err error) {
 	lock, err := os.OpenFile(d.Lock(name), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
 	}
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
+	taken := make(chan error, 1)
+	go func() { taken <- flock(lock) }() // it cannot be called off
+	select {
+	case err = <-taken:
+	case <-ctx.Done():
+		go func() {
+			<-taken
 			lock.Close()
-			return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
+		}()
+		return nil, fmt.Errorf("cannot wait for who starts or stops environment %s: %w", name, context.Cause(ctx))
+	}
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
+	}
+	return func() { lock.Close() }, nil
+}
+
+func flock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			return err
 		}
-		return func() { lock.Close() }, nil
 	}
 }
 

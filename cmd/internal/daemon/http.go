@@ -223,7 +223,7 @@ func (d *daemon) remove(r *http.Request) (any, error) {
 
 // idle runs f while the environment does not run and cannot start.
 func (d *daemon) idle(r *http.Request, n, what string, f func() error) error {
-	unlock, err := env.LockStart(d.dirs, n)
+	unlock, err := env.LockStart(r.Context(), d.dirs, n)
 	if err != nil {
 		return err
 	}
