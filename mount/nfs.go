@@ -98,7 +98,7 @@ func servingNFS(o *option.NFS) serve.Options {
 	if o.NoAC {
 		attr, entry = 0, 0
 	}
-	so := serve.Options{AttrTimeout: timeout(attr), EntryTimeout: timeout(entry), LocalLocks: o.LocalLocks}
+	so := serve.Options{AttrTimeout: timeout(attr), EntryTimeout: timeout(entry), LocalLocks: o.LocalLocks, AskAbsent: o.Lookup != option.LookupAll}
 	switch o.Lookup {
 	case option.LookupPositive:
 	case option.LookupAll:

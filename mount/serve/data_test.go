@@ -551,6 +551,36 @@ func TestAppend(t *testing.T) {
 	b.end(nil)
 }
 
+// TestHiddenLinked: of a file that is removed while open, and has another name,
+// only the hidden name goes at its last close.
+func TestHiddenLinked(t *testing.T) {
+	b := newBed(t, Options{})
+	b.vol.features = func(f *volume.Features) { f.UnlinkOpen = false }
+	b.fs.feat = b.vol.Features()
+	node, fh := b.create("f")
+	b.write(node, fh, 0, []byte("stays"))
+	b.ok("flush", b.fs.Flush(b.ctx, node, fh, 1))
+	_, no := b.fs.Link(b.ctx, node, fuse.RootID, "g")
+	b.ok("link", no)
+	b.ok("unlink", b.fs.Unlink(b.ctx, fuse.RootID, "f"))
+	_, no = b.fs.Lookup(b.ctx, fuse.RootID, "g")
+	b.ok("lookup", no)
+	b.fs.Release(node, fh, 0, 0)
+	if got := b.atServer("g"); string(got) != "stays" {
+		t.Errorf("the other name has %q", got)
+	}
+	again, _ := b.open(node, syscall.O_RDONLY)
+	if got := b.read(node, again, 0, 100); string(got) != "stays" {
+		t.Errorf("opened again: %q", got)
+	}
+	if names := b.list(); len(names) != 1 || names[0] != "g" {
+		t.Errorf("listed: %q", names)
+	}
+	b.fs.Release(node, again, 0, 0)
+	b.fs.Forget(node, 3)
+	b.end(nil)
+}
+
 // TestHidden: a file removed or replaced while open lives on, unseen, until
 // its last close; where the rename that was to replace it fails it is back.
 func TestHidden(t *testing.T) {

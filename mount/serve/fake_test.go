@@ -104,6 +104,14 @@ func (f *fake) Lookup(ctx context.Context, dir volume.Node, name string) (volume
 	return n, f.attr(a), err
 }
 
+func (f *fake) Link(ctx context.Context, n, dir volume.Node, name string) (volume.Attr, error) {
+	if err := f.enter(ctx, "link", name); err != nil {
+		return volume.Attr{}, err
+	}
+	a, err := f.Volume.(volume.Linker).Link(ctx, n, dir, name)
+	return f.attr(a), err
+}
+
 func (f *fake) Forget(n volume.Node) {
 	f.ref(n, -1)
 	f.Volume.Forget(n)

@@ -40,6 +40,9 @@ type Options struct {
 	// keep attributes, names and their absence. The first two are 1 s where 0;
 	// less than 0 means not at all.
 	AttrTimeout, EntryTimeout, NegativeTimeout time.Duration
+	// AskAbsent has the server asked whenever a name is not known, whatever was
+	// listed: what another client has made is seen at once.
+	AskAbsent bool
 	// Present changes attributes of the server into those that are shown. An
 	// owner that the user namespace does not map must become one that it does,
 	// or the VFS refuses to open for writing.

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -73,7 +74,7 @@ func (f *FS) hide(ctx context.Context, p *inode, name string) (*grave, error) {
 	f.mu.Lock()
 	delete(p.children, name)
 	f.place(i, p, g.hidden)
-	i.buried = make(chan struct{})
+	i.buried, i.grave = make(chan struct{}), g
 	f.mu.Unlock()
 	f.exhume(i) // its last close may have come meanwhile
 	return g, nil
@@ -97,7 +98,7 @@ func (f *FS) unhide(g *grave) error {
 	f.place(g.ino, g.dir, g.name)
 	f.touch(g.dir, g.name)
 	close(g.ino.buried)
-	g.ino.buried = nil
+	g.ino.buried, g.ino.grave = nil, nil
 	return nil
 }
 
@@ -111,32 +112,41 @@ func (i *inode) open() bool {
 // exhume removes a hidden file that nobody has open any more.
 func (f *FS) exhume(i *inode) {
 	f.mu.Lock()
-	p, name, gone := i.parent, i.name, i.buried
+	g, gone := i.grave, i.buried
 	if gone == nil || i.open() {
 		f.mu.Unlock()
 		return
 	}
-	i.buried, i.replaced = nil, true // who opens it from now on looks it up again
+	i.buried, i.removing, i.grave = nil, gone, nil
+	i.replaced = i.replaced || !i.linked() // who opens it from now on looks it up again
 	f.mu.Unlock()
-	if p != nil {
-		err := f.vol.Unlink(f.ctx, p.node, name)
-		for n := 0; errors.Is(err, syscall.EBUSY) && n < 100 && f.ctx.Err() == nil; n++ {
-			// Somebody still reads its attributes through the handle: not for long.
-			select {
-			case <-time.After(10 * time.Millisecond):
-			case <-f.ctx.Done():
-			}
-			err = f.vol.Unlink(f.ctx, p.node, name)
+	p, name := g.dir, g.hidden
+	err := f.vol.Unlink(f.ctx, p.node, name)
+	for n := 0; errors.Is(err, syscall.EBUSY) && n < 100 && f.ctx.Err() == nil; n++ {
+		// Somebody still reads its attributes through the handle: not for long.
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-f.ctx.Done():
 		}
-		if err != nil && !errors.Is(err, syscall.ENOENT) {
-			f.opts.Note(&volume.Error{Op: "remove", Name: name, Errno: errno(err), Err: err})
-		}
-		f.mu.Lock()
-		f.unplace(p, name)
-		f.level(p, name)
-		f.mu.Unlock()
+		err = f.vol.Unlink(f.ctx, p.node, name)
 	}
+	if err != nil && !errors.Is(err, syscall.ENOENT) {
+		f.opts.Note(&volume.Error{Op: "remove", Name: name, Errno: errno(err), Err: err})
+	}
+	f.mu.Lock()
+	f.unplace(p, name)
+	f.level(p, name)
+	i.removing = nil
+	f.mu.Unlock()
 	close(gone)
+}
+
+// linked says that an object has other names than its hidden one, for all
+// that is known.
+func (i *inode) linked() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.attr.Nlink > 1
 }
 
 // level notes that a hidden name is gone. The caller holds mu.
@@ -152,17 +162,24 @@ func (f *FS) isHidden(p *inode, name string) bool {
 	return p.graves[name]
 }
 
-// awaitHidden waits for the hidden files of a directory to go. It says whether
-// there were some and all went.
-func (f *FS) awaitHidden(ctx context.Context, dir *inode) bool {
+// hiding says that there are hidden files in dir, which may be nil.
+func (f *FS) hiding(dir *inode) bool {
 	if dir == nil {
 		return false
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(dir.graves) > 0
+}
+
+// awaitHidden waits for the hidden files of a directory to go. It says whether
+// all went.
+func (f *FS) awaitHidden(ctx context.Context, dir *inode) bool {
+	f.mu.Lock()
 	buried := map[*inode]chan struct{}{}
 	for _, i := range dir.children {
-		if i.buried != nil {
-			buried[i] = i.buried
+		if gone := cmp.Or(i.buried, i.removing); gone != nil {
+			buried[i] = gone
 		}
 	}
 	f.mu.Unlock()
@@ -183,7 +200,7 @@ func (f *FS) awaitHidden(ctx context.Context, dir *inode) bool {
 			return false
 		}
 	}
-	return len(buried) > 0
+	return true
 }
 
 // left says that all who had i open are closing it.

@@ -25,7 +25,9 @@ type inode struct {
 	replaced bool   // the server has another object where this one was
 	parent   *inode // where it was seen last; nil for the root and once it has no name
 	name     string
-	buried   chan struct{}     // not nil while its name is a hidden one; closed when that is gone
+	buried   chan struct{}     // not nil while it has a hidden name; closed when that is gone
+	grave    *grave            // the hidden name, while buried; it may have others
+	removing chan struct{}     // what buried was, while the hidden name is being removed
 	children map[string]*inode // of a directory: names that the kernel was told
 	graves   map[string]bool   // of a directory: names of hidden files
 	listings int               // of a directory: how many times it is open

@@ -197,7 +197,7 @@ func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok
 		f.mu.Unlock()
 		return e, 0, false
 	case found == nil:
-		ok = l.whole && age < absentLife && !l.mayBe(name)
+		ok = l.whole && age < absentLife && !f.opts.AskAbsent && !l.mayBe(name)
 		if ok {
 			l.saved++
 		}

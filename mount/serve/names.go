@@ -210,8 +210,10 @@ func (f *FS) Rmdir(ctx context.Context, parent uint64, name string) syscall.Errn
 	if no != 0 {
 		return no
 	}
+	dir := f.child(p, name)
+	hiding := f.hiding(dir)
 	err := f.vol.Rmdir(ctx, p.node, name)
-	if errno(err) == syscall.ENOTEMPTY && f.awaitHidden(ctx, f.child(p, name)) {
+	if errno(err) == syscall.ENOTEMPTY && hiding && f.awaitHidden(ctx, dir) {
 		err = f.vol.Rmdir(ctx, p.node, name)
 	}
 	if err != nil {
