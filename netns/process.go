@@ -46,7 +46,8 @@ const EnvironmentVar = "LX_ENVIRONMENT"
 // The names of lx's own processes, by which an environment is recognised.
 const initName = "lx-init"
 
-// ReadProcess tells what may be told of a process; os.ErrNotExist when it is gone.
+// ReadProcess tells what may be told of a process, by the id of any of its
+// threads; os.ErrNotExist when it is gone.
 func ReadProcess(pid int) (Process, error) {
 	p := Process{PID: pid}
 	dir := "/proc/" + strconv.Itoa(pid)
@@ -64,6 +65,10 @@ func ReadProcess(pid int) (Process, error) {
 			continue
 		}
 		switch key {
+		case "Tgid":
+			if n, err := strconv.Atoi(field[0]); err == nil && n != pid {
+				return ReadProcess(n)
+			}
 		case "Name":
 			p.Command = strings.TrimSpace(value)
 		case "PPid":

@@ -281,10 +281,15 @@ func (e *Holder) reservation() string {
 	return s
 }
 
+// overflowUID is anybody who is not in the user namespace's map.
+const overflowUID = 65534
+
 // Name is who holds the socket, for people: "node (4211) of anna in debian".
 func (e *Holder) Name() string {
 	o := e.Owner()
 	switch {
+	case e.Hidden && e.UID == overflowUID:
+		return "a process of another user that may not be seen"
 	case e.Hidden:
 		return "a process of " + netns.UserName(e.UID) + " that may not be seen"
 	case o == nil:

@@ -119,7 +119,7 @@ func TestDevices(t *testing.T) {
 // that meet, listening and not, of one user and of two.
 func TestWaivers(t *testing.T) {
 	users := []bool{false}
-	if others() {
+	if otherUsers() {
 		users = append(users, true)
 	}
 	for _, p := range []netns.Protocol{tcp, udp} {
@@ -489,7 +489,7 @@ func TestHistories(t *testing.T) {
 		var log []string
 		for range 2 + rnd.IntN(5) {
 			s := spec{addr: addrs[rnd.IntN(len(addrs))], reuseAddr: coin(), reusePort: coin(), device: devices[rnd.IntN(len(devices))],
-				other: others() && rnd.IntN(8) == 0, listen: coin(), port: firstPort + uint16(rnd.IntN(2))}
+				other: otherUsers() && rnd.IntN(8) == 0, listen: coin(), port: firstPort + uint16(rnd.IntN(2))}
 			existing := func(but *sock) []Holder {
 				var all []Holder
 				for _, b := range bound {

@@ -113,6 +113,9 @@ func (d Dirs) Lock(name string) string { return filepath.Join(d.Runtime, name+".
 // Log is what keeper and broker of the environment write.
 func (d Dirs) Log(name string) string { return filepath.Join(d.State, name+".log") }
 
+// Ports is the ledger of the ports that the environment's programs asked for.
+func (d Dirs) Ports(name string) string { return filepath.Join(d.State, name+".ports") }
+
 // UserHome are the home and login shell of the calling user.
 func UserHome() (home, shell string) {
 	home, shell = "/", "/bin/sh"

@@ -12,6 +12,7 @@ import (
 const (
 	FeatureMount   = "mount"    // file systems that the broker serves
 	FeatureIDs     = "ids"      // environments that map a single id
+	FeaturePorts   = "ports"    // binds that are done, and told of, by the broker
 	FeatureIOUring = "io_uring" // refused unless Options.AllowIOUring
 	FeatureX32     = "x32"      // refused always
 )
@@ -72,11 +73,19 @@ const (
 )
 
 const (
-	whyMount = "the kernel lets no user namespace mount network file systems"
-	whyOwner = "the superblock belongs to the broker's user namespace, so the kernel says EPERM"
-	whyIDs   = "only root is mapped: the kernel says EINVAL or EPERM, and installers give up"
-	onlyIDs  = "an id other than 0 and -1"
-	doesIDs  = "ids that are not mapped are left out, the rest is done"
+	whyMount  = "the kernel lets no user namespace mount network file systems"
+	whyOwner  = "the superblock belongs to the broker's user namespace, so the kernel says EPERM"
+	whyIDs    = "only root is mapped: the kernel says EINVAL or EPERM, and installers give up"
+	onlyIDs   = "an id other than 0 and -1"
+	whyPorts  = "the kernel tells of a port that is taken, not by whom"
+	doesPorts = "INET and INET6: done on the caller's behalf and remembered; others continue"
+	doesIDs   = "ids that are not mapped are left out, the rest is done"
+)
+
+// Calls of socketcall(2) (linux/net.h).
+const (
+	SocketcallBind   = 2
+	SocketcallListen = 4
 )
 
 // table is ordered as it is printed. Numbers: asm/unistd.h of each arch;
@@ -117,6 +126,12 @@ var table = []Row{
 		Does: "answers 0; the groups stay", Why: "a single-id map denies setgroups: dialout and plugdev are kept"},
 	node("mknod", Numbers{133, 14, -1, 14}, 1),
 	node("mknodat", Numbers{259, 297, 33, 324}, 2),
+
+	{Name: "bind", NR: Numbers{49, 361, 200, 282}, NR16: absent, Feature: FeaturePorts, Does: doesPorts, Why: whyPorts},
+	{Name: "listen", NR: Numbers{50, 363, 201, 284}, NR16: absent, Feature: FeaturePorts, Does: doesPorts, Why: whyPorts},
+	{Name: "socketcall", NR: Numbers{-1, 102, -1, -1}, NR16: absent, Feature: FeaturePorts,
+		When: [][]Test{{{Arg: 0, Mask: ^uint32(0), Val: SocketcallBind}}, {{Arg: 0, Mask: ^uint32(0), Val: SocketcallListen}}},
+		Only: "SYS_BIND and SYS_LISTEN", Does: doesPorts, Why: whyPorts},
 
 	{Name: "io_uring_setup", NR: Numbers{425, 425, 425, 425}, NR16: absent, Feature: FeatureIOUring, Action: NoSys,
 		Does: "programs fall back on ordinary calls; --io-uring allows it", Why: "what a ring does passes no filter"},
@@ -233,7 +248,7 @@ func (e entry) widen(args *[6]uint64) {
 func checkFeatures(features []string) error {
 	for _, f := range features {
 		if !slices.ContainsFunc(table, func(r Row) bool { return r.Feature == f }) {
-			return fmt.Errorf("no trapped call belongs to feature %q: expected %q or %q", f, FeatureMount, FeatureIDs)
+			return fmt.Errorf("no trapped call belongs to feature %q: expected %q, %q or %q", f, FeatureMount, FeatureIDs, FeaturePorts)
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/lxbridge/lx/core/ids"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount"
+	"github.com/lxbridge/lx/portbroker"
 )
 
 // Descriptors that the keeper gives to a broker.
@@ -47,6 +48,7 @@ type broker struct {
 	log    *slog.Logger
 	link   *env.Link
 	mounts *mount.Broker
+	ports  *portbroker.Broker // nil: binds are the kernel's alone
 	wg     sync.WaitGroup
 }
 
@@ -69,6 +71,16 @@ func run(log *slog.Logger) error {
 	}
 	b := &broker{cfg: cfg, log: log, link: link}
 	b.mounts = mount.New(mount.Config{Holder: holder{link}, Log: log})
+	// Without the ledger programs still run as they would.
+	if b.ports, err = portbroker.New(cfg.Name, cfg.Dirs.Ports(cfg.Name), log); err != nil {
+		log.Error("ports", "err", err)
+	} else {
+		defer func() {
+			if err := b.ports.Close(); err != nil {
+				log.Error("ports", "err", err)
+			}
+		}()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer b.wg.Wait()
 	defer cancel()
@@ -130,6 +142,9 @@ func (b *broker) listen(ctx context.Context, m env.Message) error {
 		record = archive.RecordOwner
 	}
 	maps.Copy(handlers, ids.Handlers(record))
+	if b.ports != nil {
+		maps.Copy(handlers, b.ports.Handlers())
+	}
 	l, err := seccomp.NewListener(m.FDs[0], handlers, inflight, b.log)
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 
 // features are what the environment's filter traps for.
 func features(m ns.Map) []string {
-	fs := []string{seccomp.FeatureMount}
+	fs := []string{seccomp.FeatureMount, seccomp.FeaturePorts}
 	if m.Kind == ns.Single {
 		fs = append(fs, seccomp.FeatureIDs)
 	}

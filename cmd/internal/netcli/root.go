@@ -100,7 +100,7 @@ not free in time) or a failure, 2 for wrong usage.`,
 	root.SetErr(errw)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	t := term{in, out, errw}
-	root.AddCommand(newPorts(t), newWho(t), newConflicts(t), newCheck(t), newFree(t), newWait(t), newTop(t), newMan())
+	root.AddCommand(newPorts(t), newWho(t), newConflicts(t), newCheck(t), newFree(t), newWait(t), newTop(t), newHistory(t), newMan())
 	return root
 }
 
