@@ -25,7 +25,7 @@ var helpers = map[string]func(args []string) error{
 	"mmap-read":  mmapRead,
 	"probe":      probe, "overwrite": overwrite, "impersonate": impersonate,
 	"speak":    speak,
-	"fsconfig": fsconfig, "hang": hang, "latency": latency,
+	"fsconfig": fsconfig, "hang": hang, "latency": latency, "serve-http": serveHTTP,
 }
 
 func runHelper(name string, args []string) error {

@@ -1,7 +1,7 @@
 // Package integration tests the lx command as a person uses it: the real
 // binary, real programs in it, and a real smbd. Root starts the servers; with
 // LX_TEST_USER=NAME root runs lx as that user, otherwise lx runs as whoever
-// runs the tests. LX_BINARY names an lx to test instead of a freshly built one.
+// runs the tests. LX_BINARY names an lx to test, with lxnet beside it, instead of freshly built ones.
 package integration
 
 import (
@@ -22,6 +22,7 @@ const helperVar = "LX_TEST_HELPER"
 
 var (
 	lxPath     string // the lx under test
+	lxnetPath  string // and its lxnet
 	helperPath string // this test binary, where every user can execute it
 	runAs      account
 )
@@ -68,10 +69,10 @@ func run(m *testing.M) (code int, err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return 1, err
 	}
-	lxPath, helperPath = filepath.Join(dir, "lx"), filepath.Join(dir, "helper")
+	lxPath, lxnetPath, helperPath = filepath.Join(dir, "lx"), filepath.Join(dir, "lxnet"), filepath.Join(dir, "helper")
 	if from := os.Getenv("LX_BINARY"); from != "" {
-		err = copyProgram(lxPath, from)
-	} else if out, berr := exec.Command("go", "build", "-o", lxPath, "../cmd/lx").CombinedOutput(); berr != nil {
+		err = errors.Join(copyProgram(lxPath, from), copyProgram(lxnetPath, filepath.Join(filepath.Dir(from), "lxnet")))
+	} else if out, berr := exec.Command("go", "build", "-o", dir, "../cmd/lx", "../cmd/lxnet").CombinedOutput(); berr != nil {
 		err = fmt.Errorf("cannot build lx: %w: %s", berr, out)
 	}
 	if err != nil {

@@ -206,7 +206,7 @@ func (c *conn) markMPTCP(q Query, all []Socket) error {
 	inodes := map[uint32]bool{}
 	low, high := q.ports()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := c.dump(request{family: family, protocol: MPTCP, states: q.states(TCP), low: low, high: high}, func(s Socket) { inodes[s.Inode] = s.Inode != 0 })
+		err := c.dump(request{family: family, protocol: MPTCP, states: q.states(TCP) &^ (1 << Bound), low: low, high: high}, func(s Socket) { inodes[s.Inode] = s.Inode != 0 })
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 			return nil // a kernel without
 		}

@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -24,7 +23,7 @@ type ref struct{ pid, fd int }
 // holds says whether the descriptor is still that socket's.
 func (r ref) holds(inode uint32) bool {
 	var link [32]byte
-	n, err := unix.Readlink(fmt.Sprintf("/proc/%d/fd/%d", r.pid, r.fd), link[:])
+	n, err := unix.Readlink("/proc/"+strconv.Itoa(r.pid)+"/fd/"+strconv.Itoa(r.fd), link[:])
 	if err != nil {
 		return false
 	}
@@ -53,13 +52,10 @@ func processIDs() ([]int, error) {
 }
 
 // findOwners looks through the descriptors of all processes for sockets with
-// the wanted inodes. denied are the processes that it may not look into.
-func findOwners(pids []int, wanted map[uint32]bool) (found map[uint32][]ref, denied []int) {
-	found = map[uint32][]ref{}
-	if len(wanted) == 0 {
-		return found, nil
-	}
-	var mu sync.Mutex // guards found, denied
+// the wanted inodes. Processes that it may not look into have none.
+func findOwners(pids []int, wanted map[uint32]bool) map[uint32][]ref {
+	found := map[uint32][]ref{}
+	var mu sync.Mutex // guards found
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), 8) {
@@ -70,41 +66,37 @@ func findOwners(pids []int, wanted map[uint32]bool) (found map[uint32][]ref, den
 				if i >= len(pids) {
 					break
 				}
-				if err := w.walk(pids[i]); errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-					w.denied = append(w.denied, pids[i])
-				} // else it has ended
+				w.walk(pids[i])
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			for inode, refs := range w.found {
 				found[inode] = append(found[inode], refs...)
 			}
-			denied = append(denied, w.denied...)
 		})
 	}
 	wg.Wait()
-	return found, denied
+	return found
 }
 
 // walker looks through processes one after the other.
 type walker struct {
 	wanted  map[uint32]bool
 	found   map[uint32][]ref
-	denied  []int
 	entries []byte
 	link    [64]byte
 }
 
-func (w *walker) walk(pid int) error {
+func (w *walker) walk(pid int) {
 	dir, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return // not ours to see, or ended
 	}
 	defer unix.Close(dir)
 	for {
 		n, err := unix.Getdents(dir, w.entries)
 		if err != nil || n == 0 {
-			return err
+			return
 		}
 		for b := w.entries[:n]; len(b) >= direntName; {
 			size := int(native.Uint16(b[direntSize:]))

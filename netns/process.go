@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,14 +29,16 @@ type Process struct {
 	Started     time.Time `json:"started,omitzero"`
 }
 
-// Program is the command as people call it: the file's name of a script's
-// interpreter where the kernel's 15 letters cut it short.
+// Program is the command as people call it: by the first argument where the
+// kernel's 15 letters cut it short, or have only a descriptor's number.
 func (p *Process) Program() string {
-	if len(p.Command) == 15 && len(p.Args) > 0 {
-		name := p.Args[0][strings.LastIndexByte(p.Args[0], '/')+1:]
-		if strings.HasPrefix(name, p.Command) {
-			return name
-		}
+	if len(p.Args) == 0 {
+		return p.Command
+	}
+	name := p.Args[0][strings.LastIndexByte(p.Args[0], '/')+1:]
+	_, err := strconv.Atoi(p.Command)
+	if err == nil && name != "" || len(p.Command) == 15 && strings.HasPrefix(name, p.Command) {
+		return name
 	}
 	return p.Command
 }
@@ -46,12 +49,12 @@ const EnvironmentVar = "LX_ENVIRONMENT"
 // The names of lx's own processes, by which an environment is recognised.
 const initName = "lx-init"
 
-// ReadProcess tells what may be told of a process, by the id of any of its
-// threads; os.ErrNotExist when it is gone.
-func ReadProcess(pid int) (Process, error) {
+// ReadName tells the id, user and program of a process, by the id of any of
+// its threads; os.ErrNotExist when it is gone. It is the cheap part of
+// ReadProcess.
+func ReadName(pid int) (Process, error) {
 	p := Process{PID: pid}
-	dir := "/proc/" + strconv.Itoa(pid)
-	status, err := os.ReadFile(dir + "/status")
+	status, err := readFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if errors.Is(err, unix.ESRCH) {
 		err = os.ErrNotExist
 	}
@@ -59,41 +62,75 @@ func ReadProcess(pid int) (Process, error) {
 		return p, fmt.Errorf("cannot read process %d: %w", pid, err)
 	}
 	for line := range bytes.Lines(status) {
-		key, value, _ := strings.Cut(strings.TrimSpace(string(line)), ":")
-		field := strings.Fields(value)
-		if len(field) == 0 {
-			continue
-		}
-		switch key {
-		case "Tgid":
-			if n, err := strconv.Atoi(field[0]); err == nil && n != pid {
-				return ReadProcess(n)
-			}
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimSpace(value)
+		first, _, _ := bytes.Cut(value, []byte("\t"))
+		n, nerr := strconv.ParseUint(string(first), 10, 32)
+		switch string(key) {
 		case "Name":
-			p.Command = strings.TrimSpace(value)
+			p.Command = string(value)
+		case "Tgid":
+			if nerr == nil && int(n) != pid {
+				return ReadName(int(n))
+			}
 		case "PPid":
-			p.PPID, _ = strconv.Atoi(field[0]) // the kernel's own number
+			p.PPID = int(n)
 		case "Uid":
-			n, _ := strconv.ParseUint(field[0], 10, 32)
 			p.UID = uint32(n)
+			p.User = UserName(p.UID)
+			if b, err := readFile("/proc/" + strconv.Itoa(pid) + "/cmdline"); err == nil && len(b) > 0 {
+				p.Args = strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+			}
+			return p, nil // the rest of the file is long
 		}
 	}
-	p.User = UserName(p.UID)
-	// The rest is not told of everybody's processes, or not of those that end.
-	if b, err := os.ReadFile(dir + "/cmdline"); err == nil && len(b) > 0 {
-		p.Args = strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+	return p, fmt.Errorf("cannot read process %d: malformed status", pid)
+}
+
+// ReadProcess tells what may be told of a process, by the id of any of its
+// threads; os.ErrNotExist when it is gone.
+func ReadProcess(pid int) (Process, error) {
+	p, err := ReadName(pid)
+	if err != nil {
+		return p, err
 	}
-	if b, err := os.ReadFile(dir + "/cgroup"); err == nil {
+	dir := "/proc/" + strconv.Itoa(p.PID)
+	// The rest is not told of everybody's processes, or not of those that end.
+	if b, err := readFile(dir + "/cgroup"); err == nil {
 		p.Cgroup = parseCgroup(string(b))
 		p.Container = containerOf(p.Cgroup)
 	}
-	if b, err := os.ReadFile(dir + "/environ"); err == nil {
+	if b, err := readFile(dir + "/environ"); err == nil {
 		p.Environment = lookup(b, EnvironmentVar)
 	}
-	if b, err := os.ReadFile(dir + "/stat"); err == nil {
+	if b, err := readFile(dir + "/stat"); err == nil {
 		p.Started = parseStart(string(b))
 	}
 	return p, nil
+}
+
+// readFile is os.ReadFile for the small files of /proc, without the poller.
+func readFile(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 0, 4096)
+	for {
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return b, nil
+		}
+		if b = b[:len(b)+n]; len(b) == cap(b) {
+			b = slices.Grow(b, len(b))
+		}
+	}
 }
 
 // lookup finds a variable in the text of an environment.
@@ -177,19 +214,25 @@ func Ancestry(pid int) []Process {
 }
 
 // settle finds the environment of a process whose variables do not tell it:
-// an ancestor's, or that it descends from an environment's init.
-func (p *Process) settle() {
-	if p.Environment != "" {
-		return
-	}
-	for _, a := range Ancestry(p.PPID) {
-		if a.Environment != "" {
-			p.Environment = a.Environment
+// an ancestor's, or that it descends from an environment's init. known are
+// processes that were read, to which it adds.
+func (p *Process) settle(known map[int]Process) {
+	pid := p.PPID
+	for range 64 {
+		if p.Environment != "" || pid <= 1 {
 			return
 		}
-		if len(a.Args) > 0 && a.Args[0] == initName {
-			p.Environment = "lx"
-			return
+		a, ok := known[pid]
+		if !ok {
+			var err error
+			if a, err = ReadProcess(pid); err != nil {
+				return
+			}
+			if a.Environment == "" && len(a.Args) > 0 && a.Args[0] == initName {
+				a.Environment = "lx"
+			}
+			known[pid] = a
 		}
+		p.Environment, pid = a.Environment, a.PPID
 	}
 }

@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Entry is a socket with who holds it.
@@ -42,7 +43,7 @@ type Reader struct {
 	conns     map[uint64]*conn
 	refs      map[string][]ref // by Socket.key
 	processes map[int]Process
-	denied    int // processes that the last walk could not look into
+	checked   time.Time // when all refs were last seen to hold
 }
 
 // NewReader makes a Reader.
@@ -159,8 +160,19 @@ func (r *Reader) forget(spaces []*Namespace) {
 	}
 }
 
+// recheck is how long owners are believed that live: a socket seldom changes hands.
+const recheck = 2 * time.Second
+
 // own finds the owners, of new sockets and of those that changed hands.
 func (r *Reader) own(s *Snapshot, pids []int) {
+	lives := map[int]bool{}
+	for _, pid := range pids {
+		lives[pid] = true
+	}
+	check := time.Since(r.checked) > recheck
+	if check {
+		r.checked = time.Now()
+	}
 	wanted := map[uint32]bool{}
 	refs := make(map[string][]ref, len(s.Entries))
 	for i := range s.Entries {
@@ -170,16 +182,14 @@ func (r *Reader) own(s *Snapshot, pids []int) {
 		}
 		key := e.key()
 		known, looked := r.refs[key]
-		held := slices.DeleteFunc(slices.Clone(known), func(f ref) bool { return !f.holds(e.Inode) })
-		if looked && len(held) == len(known) {
-			refs[key] = held
+		if looked && !slices.ContainsFunc(known, func(f ref) bool { return !lives[f.pid] || check && !f.holds(e.Inode) }) {
+			refs[key] = known
 			continue
 		}
 		wanted[e.Inode] = true
 	}
 	if len(wanted) > 0 {
-		found, denied := findOwners(pids, wanted)
-		r.denied = len(denied)
+		found := findOwners(pids, wanted)
 		for i := range s.Entries {
 			if e := &s.Entries[i]; wanted[e.Inode] {
 				list := found[e.Inode]
@@ -189,13 +199,13 @@ func (r *Reader) own(s *Snapshot, pids []int) {
 		}
 	}
 	r.refs = refs
-	processes := map[int]Process{}
+	processes, ancestors := map[int]Process{}, map[int]Process{}
 	for i := range s.Entries {
 		e := &s.Entries[i]
 		for _, f := range refs[e.key()] {
 			p, ok := processes[f.pid]
 			if !ok {
-				p = r.process(f.pid)
+				p = r.process(f.pid, ancestors)
 				processes[f.pid] = p
 			}
 			e.Owners = append(e.Owners, Owner{p, f.fd})
@@ -206,9 +216,9 @@ func (r *Reader) own(s *Snapshot, pids []int) {
 }
 
 // process is what is remembered of a process, while it is the same.
-func (r *Reader) process(pid int) Process {
+func (r *Reader) process(pid int, ancestors map[int]Process) Process {
 	if p, ok := r.processes[pid]; ok {
-		if now, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && parseStart(string(now)).Equal(p.Started) && comm(now) == p.Command {
+		if now, err := readFile("/proc/" + strconv.Itoa(pid) + "/stat"); err == nil && parseStart(string(now)).Equal(p.Started) && comm(now) == p.Command {
 			return p
 		}
 	}
@@ -216,7 +226,7 @@ func (r *Reader) process(pid int) Process {
 	if err != nil {
 		return Process{PID: pid}
 	}
-	p.settle()
+	p.settle(ancestors)
 	return p
 }
 

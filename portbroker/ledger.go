@@ -38,7 +38,7 @@ type Record struct {
 
 // identify finds the process of the thread that called.
 func (r *Record) identify() {
-	if p, err := netns.ReadProcess(r.PID); err == nil {
+	if p, err := netns.ReadName(r.PID); err == nil {
 		r.PID, r.Command = p.PID, p.Program()
 	}
 }
@@ -56,6 +56,11 @@ type Ledger struct {
 	f    *os.File
 	size int64
 	err  error // the first that was told
+	// The thread that was last asked for, and its process.
+	asked   int
+	askedAt time.Time
+	pid     int
+	command string
 }
 
 const (
@@ -112,7 +117,7 @@ func (l *Ledger) write() {
 			l.log.Warn("the ledger of ports could not keep up", "records", n)
 		}
 		if r.Command == "" {
-			r.identify()
+			l.identify(&r)
 		}
 		if r.Error != "" {
 			l.explain(reader, &r)
@@ -132,6 +137,17 @@ func (l *Ledger) write() {
 			l.log.Error("ports", "err", l.err)
 		}
 	}
+}
+
+// identify asks for the caller of a call, once a second if it calls often.
+func (l *Ledger) identify(r *Record) {
+	if r.PID == l.asked && r.At.Sub(l.askedAt) < time.Second {
+		r.PID, r.Command = l.pid, l.command
+		return
+	}
+	l.asked, l.askedAt = r.PID, r.At
+	r.identify()
+	l.pid, l.command = r.PID, r.Command
 }
 
 func (l *Ledger) rotate() error {

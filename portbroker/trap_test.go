@@ -3,6 +3,7 @@ package portbroker
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ import (
 // guestAnswers are what a guest's calls returned.
 type guestAnswers map[string]string
 
-var programs = map[string]seccomptest.Program{"binds": guestBinds, "many": guestMany, "time": guestTime}
+var programs = map[string]seccomptest.Program{"binds": guestBinds, "many": guestMany, "time": guestTime, "i386": guestI386}
 
 func say(out string, v any) int {
 	b, err := json.Marshal(v)
@@ -164,6 +165,58 @@ func timeBinds(count int) float64 {
 		}
 	}
 	return float64(best.Nanoseconds()) / burst / 1000
+}
+
+// i386Socket is the descriptor that guestI386 leaves a socket at.
+const i386Socket = 100
+
+// guestI386 becomes a 32-bit program that has a socket; args: OUT PROGRAM.
+func guestI386(args []string) int {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err == nil {
+		err = unix.Dup3(fd, i386Socket, 0)
+	}
+	if err == nil {
+		err = errors.Join(os.WriteFile(args[0], []byte("null"), 0o600), unix.Exec(args[1], args[1:], nil))
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 125
+}
+
+// TestI386 binds and listens by both of i386's ways.
+func TestI386(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Log("only amd64 runs programs for i386")
+		return
+	}
+	// The program's one string starts here: the image, the headers, its code.
+	at := func(args int) uint32 { return 0x10000 + 52 + 32 + uint32(5*(1+args)+13) }
+	words := func(w ...uint32) (b []byte) {
+		for _, n := range w {
+			b = binary.LittleEndian.AppendUint32(b, n)
+		}
+		return b
+	}
+	sockaddr := string([]byte{unix.AF_INET, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
+	for name, c := range map[string]struct {
+		elf  []byte
+		call string
+	}{
+		"bind":              {seccomptest.I386(361, i386Socket, sockaddr, 16), "bind"},
+		"listen":            {seccomptest.I386(363, i386Socket, 5), "listen"},
+		"socketcall bind":   {seccomptest.I386(102, 2, string(words(i386Socket, at(2)+12, 16))+sockaddr), "bind"},
+		"socketcall listen": {seccomptest.I386(102, 4, string(words(i386Socket, 5))), "listen"},
+	} {
+		path := filepath.Join(t.TempDir(), "program")
+		if err := os.WriteFile(path, c.elf, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var said any
+		records := runGuest(t, &said, "i386", path)
+		if len(records) != 1 || records[0].Call != c.call || records[0].Error != "" || records[0].Local.Port() == 0 {
+			t.Errorf("%s: %+v", name, records)
+		}
+	}
 }
 
 // runGuest runs a program whose traps a Broker answers, and reads what it said.

@@ -2,7 +2,7 @@
 // same run, and prints ratios. A row that misses its target says MISS; the
 // exit code tells only whether measuring worked.
 //
-//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [mounts] [fuse]
+//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [mounts] [fuse] [ports]
 package main
 
 import (
@@ -35,6 +35,9 @@ func main() {
 		fmt.Println(v)
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "hold" {
+		fatal(holdSockets(os.Args[2:]))
+	}
 	if len(os.Args) > 2 && os.Args[1] == "serve-memory" {
 		fatal(serveMemory(os.Args[2], os.Args[3:]))
 	}
@@ -58,6 +61,7 @@ type bench struct {
 	ctx    context.Context
 	self   string
 	lx     string
+	lxnet  string
 	rclone string
 	dir    string // scratch, the measuring user's own
 	env    []string
@@ -75,7 +79,7 @@ func run(ctx context.Context) (err error) {
 	flag.Parse()
 	groups := flag.Args()
 	if len(groups) == 0 {
-		groups = []string{"core", "mounts", "fuse"}
+		groups = []string{"core", "mounts", "fuse", "ports"}
 	}
 	b := &bench{ctx: ctx, short: *short}
 	if b.lx, err = filepath.Abs(*lx); err != nil {
@@ -96,6 +100,9 @@ func run(ctx context.Context) (err error) {
 	// A copy that the measuring user can execute wherever this one is.
 	b.self = filepath.Join(b.dir, "bench")
 	if err := copyFile(self, b.self); err != nil {
+		return err
+	}
+	if err := b.copyLxnet(b.lx); err != nil {
 		return err
 	}
 	lxCopy := filepath.Join(b.dir, "lx")
@@ -124,8 +131,10 @@ func run(ctx context.Context) (err error) {
 			err = b.mounts(t)
 		case "fuse":
 			err = b.fuse(t)
+		case "ports":
+			err = b.ports(t)
 		default:
-			err = fmt.Errorf("no group %q: want core, mounts, fuse", g)
+			err = fmt.Errorf("no group %q: want core, mounts, fuse, ports", g)
 		}
 		if err != nil {
 			return err

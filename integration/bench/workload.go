@@ -27,6 +27,7 @@ var workloads = map[string]func(args []string) (float64, error){
 	},
 	// Answered by the broker without a look at memory: only root is mapped.
 	"setresuid": func([]string) (float64, error) { return perCall(setresuid) },
+	"bind":      bindOnce,
 	"exec":      execWall,
 	"execcpu":   execCPU,
 	"seqread":   seqRead,

@@ -95,6 +95,9 @@ func (t term) printHistory(all []portbroker.Record) error {
 			if r.Why != "" {
 				answer += ": " + r.Why
 			}
+			if r.Hint != "" {
+				answer += "; " + r.Hint
+			}
 		}
 		if r.Error != "" && r.Wanted.IsValid() || !r.Local.IsValid() {
 			address = r.Wanted.String()

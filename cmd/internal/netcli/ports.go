@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,15 +155,9 @@ port come first, with who gets what. With --watch it goes on with what changes.`
 func (t term) printView(v view, connections bool) error {
 	width, _ := screen(t.out)
 	colour := coloured(t.out)
-	for _, line := range shadowLines(v.Shadows, width, colour) {
-		if _, err := fmt.Fprintln(t.out, line); err != nil {
-			return err
-		}
-	}
-	for _, line := range portsTable(v, connections, width).lines(width, colour) {
-		if _, err := fmt.Fprintln(t.out, line); err != nil {
-			return err
-		}
+	lines := append(shadowLines(v.Shadows, width, colour), portsTable(v, connections, width).lines(width, colour)...)
+	if _, err := io.WriteString(t.out, strings.Join(lines, "\n")+"\n"); err != nil {
+		return err
 	}
 	t.unseen(v.Snapshot)
 	return nil
