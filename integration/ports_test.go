@@ -37,17 +37,6 @@ func (w *world) history(port string) []portbroker.Record {
 	return all
 }
 
-// freePort is a port that nobody holds.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 // serveHTTP is the helper that serves with Go's net/http, which listens by MPTCP.
 func serveHTTP(args []string) error {
 	return http.ListenAndServe(":"+args[0], http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
@@ -97,7 +86,7 @@ func TestPortsServers(t *testing.T) {
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {
 			w := w.in(t)
-			port := freePort(t)
+			port := strconv.Itoa(freePort(t))
 			script := s.script
 			if script == "" {
 				script = "exec env " + helper("serve-http") + " " + port
@@ -168,7 +157,7 @@ func TestPortsBrokerKilled(t *testing.T) {
 	w := newWorld(t)
 	hold := w.hold()
 	defer hold.in.Close()
-	first, second := freePort(t), freePort(t)
+	first, second := strconv.Itoa(freePort(t)), strconv.Itoa(freePort(t))
 	server := w.start("python3", "-m", "http.server", first)
 	if r := w.lxnet("wait", first, "--timeout", "30s"); r.code != 0 {
 		t.Fatal(r)

@@ -13,7 +13,7 @@ import (
 
 // Owner is a process that has a socket open.
 type Owner struct {
-	Process
+	*Process
 	FD int `json:"fd"`
 }
 

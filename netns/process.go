@@ -216,7 +216,7 @@ func Ancestry(pid int) []Process {
 // settle finds the environment of a process whose variables do not tell it:
 // an ancestor's, or that it descends from an environment's init. known are
 // processes that were read, to which it adds.
-func (p *Process) settle(known map[int]Process) {
+func (p *Process) settle(known map[int]*Process) {
 	pid := p.PPID
 	for range 64 {
 		if p.Environment != "" || pid <= 1 {
@@ -224,10 +224,11 @@ func (p *Process) settle(known map[int]Process) {
 		}
 		a, ok := known[pid]
 		if !ok {
-			var err error
-			if a, err = ReadProcess(pid); err != nil {
+			read, err := ReadProcess(pid)
+			if err != nil {
 				return
 			}
+			a = &read
 			if a.Environment == "" && len(a.Args) > 0 && a.Args[0] == initName {
 				a.Environment = "lx"
 			}

@@ -42,13 +42,13 @@ type Reader struct {
 	mu        sync.Mutex // guards all below
 	conns     map[uint64]*conn
 	refs      map[string][]ref // by Socket.key
-	processes map[int]Process
+	processes map[int]*Process
 	checked   time.Time // when all refs were last seen to hold
 }
 
 // NewReader makes a Reader.
 func NewReader() *Reader {
-	return &Reader{conns: map[uint64]*conn{}, refs: map[string][]ref{}, processes: map[int]Process{}}
+	return &Reader{conns: map[uint64]*conn{}, refs: map[string][]ref{}, processes: map[int]*Process{}}
 }
 
 // Close frees what the reader holds.
@@ -98,7 +98,7 @@ func (r *Reader) Read(q Query) (*Snapshot, error) {
 	r.own(s, pids)
 	s.Unseen = r.unseen(s, pids)
 	own := s.Namespaces[0].Inode
-	slices.SortStableFunc(s.Entries, func(a, b Entry) int { return compare(&a, &b, own) })
+	slices.SortFunc(s.Entries, func(a, b Entry) int { return compare(&a, &b, own) })
 	return s, nil
 }
 
@@ -111,7 +111,7 @@ func compare(a, b *Entry, own uint64) int {
 		return 1
 	}
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Protocol.Space(), b.Protocol.Space()),
-		cmp.Compare(a.Local.Port(), b.Local.Port()), a.Local.Addr().Compare(b.Local.Addr()))
+		cmp.Compare(a.Local.Port(), b.Local.Port()), a.Local.Addr().Compare(b.Local.Addr()), cmp.Compare(a.Inode, b.Inode), cmp.Compare(a.Cookie, b.Cookie))
 }
 
 // socketsOf lists a namespace's sockets by the best way there is.
@@ -199,7 +199,7 @@ func (r *Reader) own(s *Snapshot, pids []int) {
 		}
 	}
 	r.refs = refs
-	processes, ancestors := map[int]Process{}, map[int]Process{}
+	processes, ancestors := map[int]*Process{}, map[int]*Process{}
 	for i := range s.Entries {
 		e := &s.Entries[i]
 		for _, f := range refs[e.key()] {
@@ -216,7 +216,7 @@ func (r *Reader) own(s *Snapshot, pids []int) {
 }
 
 // process is what is remembered of a process, while it is the same.
-func (r *Reader) process(pid int, ancestors map[int]Process) Process {
+func (r *Reader) process(pid int, ancestors map[int]*Process) *Process {
 	if p, ok := r.processes[pid]; ok {
 		if now, err := readFile("/proc/" + strconv.Itoa(pid) + "/stat"); err == nil && parseStart(string(now)).Equal(p.Started) && comm(now) == p.Command {
 			return p
@@ -224,10 +224,10 @@ func (r *Reader) process(pid int, ancestors map[int]Process) Process {
 	}
 	p, err := ReadProcess(pid)
 	if err != nil {
-		return Process{PID: pid}
+		return &Process{PID: pid}
 	}
 	p.settle(ancestors)
-	return p
+	return &p
 }
 
 // comm is the command in /proc/PID/stat, which an exec changes.

@@ -126,7 +126,7 @@ func findVictims(s *netns.Snapshot) ([]victim, error) {
 			if err != nil {
 				return all, fmt.Errorf("%s (%d): %w", o.Program(), o.PID, err)
 			}
-			all = append(all, victim{o.Process, fd})
+			all = append(all, victim{*o.Process, fd})
 			// The id may have been used again since the look.
 			if now, err := netns.ReadProcess(o.PID); err != nil || !now.Started.Equal(o.Started) {
 				return all, fmt.Errorf("%s (%d) has just ended: try again", o.Program(), o.PID)

@@ -52,7 +52,7 @@ func TestTable(t *testing.T) {
 
 func TestTogether(t *testing.T) {
 	owner := func(pid int, uid uint32, command string) netns.Entry {
-		return netns.Entry{Owners: []netns.Owner{{Process: netns.Process{PID: pid, UID: uid, Command: command}}}}
+		return netns.Entry{Owners: []netns.Owner{{Process: &netns.Process{PID: pid, UID: uid, Command: command}}}}
 	}
 	hidden := func(uid uint32) netns.Entry {
 		return netns.Entry{Hidden: true, Socket: netns.Socket{UID: uid, State: netns.Listen, Local: netip.MustParseAddrPort("0.0.0.0:1")}}
