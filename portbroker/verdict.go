@@ -4,6 +4,7 @@
 package portbroker
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -115,6 +116,8 @@ func Decide(h Host, existing []Holder, r Request) Verdict {
 	if r.Protocol.Space() == netns.TCP && len(existing) > 0 && h.Bucket.admits(r) {
 		return shadows(existing, r)
 	}
+	var met []Holder
+	certain := false
 	for i := range existing {
 		e := &existing[i]
 		if !e.counts(r) || !e.meets(r) {
@@ -126,16 +129,16 @@ func Decide(h Host, existing []Holder, r Request) Verdict {
 			}
 			return Verdict{Kind: Reserved, Errno: unix.EADDRINUSE, Holders: []Holder{*e}, Why: e.reservation()}
 		}
-		switch e.waives(r) {
-		case On:
-		case Unknown:
-			return conflict(e, r, true)
-		default:
-			return conflict(e, r, false)
-		}
-		if r.Protocol.Space() != netns.TCP && e.sharesAddr(r) != On {
+		waiver := e.waives(r)
+		if waiver != On {
+			met = append(met, *e)
+			certain = certain || waiver == Off
+		} else if len(met) == 0 && r.Protocol.Space() != netns.TCP && e.sharesAddr(r) != On {
 			break // let in by SO_REUSEPORT: the kernel looks no further
 		}
+	}
+	if len(met) > 0 {
+		return conflict(met, r, !certain)
 	}
 	return shadows(existing, r)
 }
@@ -254,8 +257,12 @@ func (e *Holder) sharesAddr(r Request) Option {
 
 func (e *Holder) waives(r Request) Option { return max(e.sharesAddr(r), e.sharesPort(r)) }
 
-func conflict(e *Holder, r Request, uncertain bool) Verdict {
-	v := Verdict{Kind: Conflict, Errno: unix.EADDRINUSE, Holders: []Holder{*e}, Uncertain: uncertain}
+// conflict is the verdict where r meets others. The first of them is the one
+// to tell of: who listens rather than what is left of a connection.
+func conflict(met []Holder, r Request, uncertain bool) Verdict {
+	slices.SortStableFunc(met, func(a, b Holder) int { return cmp.Compare(a.weight(), b.weight()) })
+	e := &met[0]
+	v := Verdict{Kind: Conflict, Errno: unix.EADDRINUSE, Holders: met, Uncertain: uncertain}
 	v.Why = fmt.Sprintf("port %d is held by %s", r.Port, e.Name())
 	if !e.Local.Addr().Unmap().IsUnspecified() || e.Device != 0 {
 		v.Why += " on " + e.LocalString()
@@ -271,6 +278,18 @@ func conflict(e *Holder, r Request, uncertain bool) Verdict {
 		v.Hint = "it succeeds if the holder has the same of SO_REUSEADDR and SO_REUSEPORT, which the kernel does not tell"
 	}
 	return v
+}
+
+func (e *Holder) weight() int {
+	switch {
+	case e.receives():
+		return 0
+	case e.State == netns.Bound:
+		return 1
+	case e.Inode != 0:
+		return 2
+	}
+	return 3
 }
 
 func (e *Holder) reservation() string {

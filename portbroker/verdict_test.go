@@ -55,7 +55,7 @@ func agree(t *testing.T, title string, p netns.Protocol, rows []spec, want sysca
 			if errno != want {
 				t.Errorf("%s, %s: %v, want %v", title, p, errno, want)
 			}
-			if v.Kind == Conflict && (len(v.Holders) != 1 || v.Why == "") {
+			if v.Kind == Conflict && (len(v.Holders) == 0 || v.Why == "") {
 				t.Errorf("%s, %s: a conflict without a holder: %+v", title, p, v)
 			}
 		} else if errno != 0 {
@@ -400,6 +400,18 @@ func TestUncertain(t *testing.T) {
 	}
 	h.State = netns.Listen // which SO_REUSEADDR does not help against
 	if v := Decide(Host{}, []Holder{h}, r); v.Kind != Conflict || v.Uncertain {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestConflictNamesTheListener: not what is left of its connections.
+func TestConflictNamesTheListener(t *testing.T) {
+	hold := func(state netns.State, inode uint32) Holder {
+		return Holder{ReuseAddr: Off, ReusePort: Off, Entry: netns.Entry{Hidden: inode != 0, Socket: netns.Socket{Protocol: tcp, State: state, Inode: inode, Local: netip.MustParseAddrPort("127.0.0.1:80")}}}
+	}
+	all := []Holder{hold(netns.TimeWait, 0), hold(netns.Established, 7), hold(netns.Listen, 8)}
+	v := Decide(Host{}, all, Request{Protocol: tcp, Addr: netip.MustParseAddr(v4), Port: 80})
+	if len(v.Holders) != 3 || v.Holders[0].State != netns.Listen || strings.Contains(v.Why, "TIME-WAIT") || v.Uncertain {
 		t.Errorf("%+v", v)
 	}
 }
