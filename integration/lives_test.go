@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -195,6 +196,56 @@ func TestWanted(t *testing.T) {
 	}
 	w.ok("daemon", "start")
 	keeper(second)
+}
+
+// TestUserManager: where systemd runs for the user, the daemon is started by it
+// and starts the environments, which a logout would end else. A script plays
+// systemd-run.
+func TestUserManager(t *testing.T) {
+	w := newWorld(t)
+	w.mkdir("run/systemd")
+	l, err := net.Listen("unix", w.path("run/systemd/private"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w.mkdir("bin")
+	script := w.write("bin/systemd-run", `#!/bin/sh
+echo "$@" >>"$HOME/asked"
+while [ "$1" != -- ]; do
+	case $1 in --setenv=*) export "${1#--setenv=}" ;; esac
+	shift
+done
+shift
+setsid "$@" >/dev/null 2>&1 </dev/null &
+until [ -S "$LX_RUNTIME_DIR/daemon.sock" ]; do sleep 0.02; done
+`)
+	if err := os.Chmod(script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.env = append(w.env, "PATH="+w.path("bin")+":/usr/sbin:/usr/bin:/sbin:/bin")
+	same(t, "a command", w.ok("echo", "hello"), "hello")
+	asked, err := os.ReadFile(w.path("home/asked"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"--user", "--property=KillMode=process", "--property=Type=notify", "--setenv=" + "LX_RUNTIME_DIR=" + w.path("run/lx"), "daemon start --foreground"} {
+		if !strings.Contains(string(asked), want) {
+			t.Errorf("systemd-run was not asked for %q: %s", want, asked)
+		}
+	}
+	hold := w.startOpen("sh", "-c", "echo up; exec cat")
+	hold.says("up")
+	daemon, err := listener(w.path("run/lx/daemon.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper, ok := readProcess(w.keeper())
+	if !ok || keeper.parent != daemon {
+		t.Errorf("the keeper's parent is %d, the daemon is %d", keeper.parent, daemon)
+	}
+	hold.in.Close()
+	hold.wait(bound)
 }
 
 // TestManyAtOnce: twenty environments of one archive start together.

@@ -33,8 +33,8 @@ func stream(t testing.TB, headers ...tar.Header) *bytes.Buffer {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range headers {
-		body := h.Xattrs["body"] //nolint:staticcheck // a place to put it
-		h.Xattrs = nil           //nolint:staticcheck
+		body := h.PAXRecords["body"] // where file puts it
+		h.PAXRecords = nil
 		h.Size = int64(len(body))
 		if h.Mode == 0 {
 			h.Mode = 0o755
@@ -53,7 +53,7 @@ func stream(t testing.TB, headers ...tar.Header) *bytes.Buffer {
 }
 
 func file(name, body string) tar.Header {
-	return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Xattrs: map[string]string{"body": body}} //nolint:staticcheck
+	return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, PAXRecords: map[string]string{"body": body}}
 }
 
 func link(name, to string) tar.Header {

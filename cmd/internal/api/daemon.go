@@ -82,13 +82,30 @@ func Dial(ctx context.Context, d env.Dirs) (*Daemon, error) {
 	}}}, nil
 }
 
-// Connect is Dial, after it has started the daemon if need be. Several callers
-// at once start one.
-func Connect(ctx context.Context, d env.Dirs) (*Daemon, error) {
+// Connect is Dial, after it has started the daemon if need be, or another in the
+// place of one that is not of this version of lx, which would start what it
+// itself is. Several callers at once start one.
+func Connect(ctx context.Context, d env.Dirs, version string) (*Daemon, error) {
 	c, err := Dial(ctx, d)
-	if !errors.Is(err, env.ErrNotRunning) {
-		return c, err
+	if err == nil {
+		var s Status
+		if s, err = c.Status(ctx); err == nil && s.Version == version {
+			return c, nil
+		}
+		if err == nil {
+			if err = c.Stop(ctx); err == nil {
+				err = d.Ended(ctx, env.DaemonName, s.PID)
+			}
+		}
 	}
+	if err != nil && !errors.Is(err, env.ErrNotRunning) && !vanished(err) {
+		return nil, err
+	}
+	return start(ctx, d)
+}
+
+// start starts the daemon unless it runs.
+func start(ctx context.Context, d env.Dirs) (*Daemon, error) {
 	lock, err := os.OpenFile(d.Lock(env.DaemonName), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the daemon: %w", err)
@@ -266,7 +283,7 @@ func (c *Daemon) call(ctx context.Context, method, path string, in, out any) err
 	if again := method == http.MethodGet || method == http.MethodPost; err != nil && again && vanished(err) {
 		// It ended while it was asked: the next one answers. A new request, since
 		// the body has been read.
-		if _, err := Connect(ctx, c.dirs); err != nil {
+		if _, err := start(ctx, c.dirs); err != nil {
 			return err
 		}
 		retry := req.Clone(ctx)

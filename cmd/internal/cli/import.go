@@ -72,6 +72,9 @@ func runImport(ctx context.Context, st *store.Store, name, source string, m ns.M
 	}
 	r, err := st.Import(ctx, name, src, m, limits)
 	p.end()
+	if ctx.Err() != nil {
+		return fmt.Errorf("cannot import %s: interrupted, nothing is left of it", name)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot import %s: %w", name, err)
 	}

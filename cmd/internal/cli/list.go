@@ -19,7 +19,7 @@ func connect(ctx context.Context) (*api.Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.Connect(ctx, dirs)
+	return api.Connect(ctx, dirs, version)
 }
 
 func newList() *cobra.Command {

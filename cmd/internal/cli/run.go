@@ -153,7 +153,7 @@ func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) err
 	if store.IsHost(name) && !api.Manager() {
 		return daemon.Launch(ctx, dirs, nil, nil, name, opt)
 	}
-	d, err := api.Connect(ctx, dirs)
+	d, err := api.Connect(ctx, dirs, version)
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func (s services) hold(cmd *cobra.Command, r supervisor.Request) error {
 	if err != nil {
 		return errors.Join(failed, err)
 	}
-	d, err := api.Connect(ctx, dirs)
+	d, err := api.Connect(ctx, dirs, version)
 	if err == nil {
 		err = d.SetWanted(ctx, name, kept)
 	}
