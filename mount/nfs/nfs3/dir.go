@@ -105,7 +105,7 @@ func (l *listing) ask(ctx context.Context, plus bool) ([]volume.DirEntry, error)
 	v.postAttr(d, nil)
 	verifier := d.Fixed(8)
 	entries, cookie, end, err := l.entries(d, plus)
-	if err == nil && len(entries) == 0 && cookie == l.cookie && !end {
+	if err == nil && cookie == l.cookie && !end {
 		err = errors.New("a listing does not go on")
 	}
 	if err == nil {

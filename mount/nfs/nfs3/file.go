@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,7 +26,7 @@ type handle struct {
 }
 
 func (v *Volume) newHandle(ctx context.Context, n *node, flags int) *handle {
-	v.hold(n)
+	v.opened(n)
 	mode := flags & syscall.O_ACCMODE
 	return &handle{v: v, n: n, auth: v.cfg.Auth(ctx), read: mode != os.O_WRONLY, write: mode != os.O_RDONLY}
 }
@@ -297,16 +298,32 @@ func (v *Volume) commit(ctx context.Context, n *node) error {
 		return err
 	}
 	verifier, err := v.commitCall(ctx, n, writes[0].auth)
-	if err != nil {
-		return err
+	if err == nil && slices.ContainsFunc(writes, func(k kept) bool { return k.verifier != verifier }) {
+		return v.given(n, v.again(ctx, n))
 	}
-	for _, k := range writes {
-		if k.verifier != verifier {
-			return v.again(ctx, n)
-		}
+	if err == nil {
+		v.committed(n, len(writes))
 	}
-	v.committed(n, len(writes))
-	return nil
+	return v.given(n, err)
+}
+
+// given is err as commit answers it: what the server refuses to keep is lost,
+// and told once, as Linux does. Other errors may pass, and it is kept.
+func (v *Volume) given(n *node, err error) error {
+	var refused status
+	if errors.As(err, &refused) {
+		v.drop(n)
+	}
+	return err
+}
+
+// drop gives up all that is kept of a file.
+func (v *Volume) drop(n *node) {
+	u := &n.data
+	u.mu.Lock()
+	count := len(u.writes)
+	u.mu.Unlock()
+	v.committed(n, count)
 }
 
 // commitCall is one COMMIT of a whole file.
@@ -392,6 +409,9 @@ func (h *handle) Close(ctx context.Context) error {
 	}
 	if h.v.locks != nil {
 		err = errors.Join(err, h.v.locks.release(ctx, h))
+	}
+	if h.v.closed(h.n) && err != nil {
+		h.v.drop(h.n) // nobody is left to try again
 	}
 	h.v.forget(h.n)
 	return h.v.failure("close", "", err)

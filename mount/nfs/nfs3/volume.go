@@ -81,7 +81,7 @@ type Volume struct {
 	mountds rpc.Config
 	mountAs rpc.Auth // towards mountd
 
-	mu    sync.Mutex // guards nodes and each node's refs
+	mu    sync.Mutex // guards nodes, and each node's refs and opens
 	nodes map[string]*node
 }
 
@@ -93,6 +93,7 @@ type node struct {
 	handle string
 	typ    uint32 // S_IFMT bits
 	refs   int    // look-ups and open handles
+	opens  int    // open handles
 	data   unstable
 }
 
@@ -302,11 +303,20 @@ func (v *Volume) forget(n *node) {
 	}
 }
 
-// hold counts a reference to n.
-func (v *Volume) hold(n *node) {
+// opened counts a reference to n for a handle.
+func (v *Volume) opened(n *node) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n.refs++
+	n.opens++
+}
+
+// closed says whether a handle was the last of n. Its reference stays.
+func (v *Volume) closed(n *node) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n.opens--
+	return n.opens == 0
 }
 
 // Statfs implements volume.Volume.
