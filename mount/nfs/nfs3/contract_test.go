@@ -103,11 +103,11 @@ func TestGaneshaKerberos(t *testing.T) {
 func TestGaneshaContract(t *testing.T) {
 	s := nfstest.New(t, nfstest.Options{Namespace: true})
 	for name, change := range map[string]func(*Config){
-		"plain":       func(*Config) {},
-		"small":       func(c *Config) { c.ReadSize, c.WriteSize, c.NoReadDirPlus = 8192, 8192, true },
-		"connections": func(c *Config) { c.Calls.Conns = 3 },
-		"portmapper":  func(c *Config) { c.Port, c.MountPort, c.NoLocks = 0, 0, false },
-		"udp":         func(c *Config) { c.MountPort, c.MountNetwork = 0, "udp" },
+		"plain": func(*Config) {},
+		"small, UDP": func(c *Config) {
+			c.ReadSize, c.WriteSize, c.NoReadDirPlus, c.MountPort, c.MountNetwork = 8192, 8192, true, 0, "udp"
+		},
+		"portmapper, connections": func(c *Config) { c.Port, c.MountPort, c.NoLocks, c.Calls.Conns = 0, 0, false, 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			volumetest.Contract(t, func() volume.Volume {

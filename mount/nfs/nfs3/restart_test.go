@@ -126,7 +126,7 @@ func TestGaneshaReplay(t *testing.T) {
 // TestGaneshaLocks: two mounts contend; a lock survives the server's restart,
 // and one that somebody else has got meanwhile is reported lost.
 func TestGaneshaLocks(t *testing.T) {
-	s := nfstest.New(t, nfstest.Options{Namespace: true, Grace: true})
+	s := nfstest.New(t, nfstest.Options{Namespace: true, Grace: true, Lease: 2 * time.Second})
 	mount := func(machine string) volume.Volume {
 		c := config(s, nfstest.Data)
 		c.NoLocks, c.Machine = false, machine

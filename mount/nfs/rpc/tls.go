@@ -39,7 +39,7 @@ func startTLS(ctx context.Context, nc net.Conn, cfg Config) (net.Conn, error) {
 		return nil, fmt.Errorf("cannot speak TLS: %w", err)
 	}
 	if p := t.ConnectionState().NegotiatedProtocol; p != "sunrpc" {
-		t.Close()
+		_ = t.Close() // nothing was sent
 		return nil, fmt.Errorf("cannot speak TLS: the server does not name the protocol sunrpc (ALPN)")
 	}
 	return t, nil
