@@ -319,7 +319,9 @@ func (k *keeper) initSays(m env.Message) error {
 			return fmt.Errorf("cannot hold the listener: %w", err)
 		}
 		k.listener = fd
-		return k.broker.link.Send(env.BrokerListener, "", k.listener, k.inflight)
+		if err := k.broker.link.Send(env.BrokerListener, "", k.listener, k.inflight); err != nil {
+			k.log.Warn("a broker is gone before it had the listener", "err", err) // the next one gets it
+		}
 	case env.InitNested:
 		k.log.Info("nested: an outer lx serves the traps")
 	case env.InitFailed:
