@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -261,6 +262,25 @@ func TestLink(t *testing.T) {
 	}
 	if err := l.Send(LinkStop, strings.Repeat("x", maxPacket+1)); err == nil {
 		t.Error("an oversized packet passed")
+	}
+}
+
+// TestLinkUnread: who does not read its link holds nobody up.
+func TestLinkUnread(t *testing.T) {
+	l, theirs, err := NewLink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	defer theirs.Close()
+	l.patience = 20 * time.Millisecond
+	for range 100_000 {
+		if err = l.Send(LinkConn, strings.Repeat("x", 1000)); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a full link: %v", err)
 	}
 }
 

@@ -45,7 +45,10 @@ const (
 const maxPacket = 32 << 10
 
 // Link is one end of a keeper's SEQPACKET socket pair.
-type Link struct{ c *net.UnixConn }
+type Link struct {
+	c        *net.UnixConn
+	patience time.Duration
+}
 
 // Message is one packet. FDs belong to the receiver.
 type Message struct {
@@ -81,7 +84,7 @@ func OpenLink(fd int) (*Link, error) {
 		c.Close()
 		return nil, errors.New("cannot use the keeper's socket: not a unix socket")
 	}
-	return &Link{uc}, nil
+	return &Link{uc, patience}, nil
 }
 
 // patience is how long the other side may leave a full link unread: a guest
@@ -93,7 +96,7 @@ func (l *Link) Send(letter byte, text string, fds ...int) error {
 	if len(text) > maxPacket {
 		return fmt.Errorf("cannot send %d bytes in a packet", len(text))
 	}
-	if err := l.c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+	if err := l.c.SetWriteDeadline(time.Now().Add(l.patience)); err != nil {
 		return fmt.Errorf("cannot pass a message: %w", err)
 	}
 	return sendFDs(l.c, append([]byte{letter}, text...), fds...)
