@@ -72,8 +72,12 @@ func run(m *testing.M) (code int, err error) {
 	lxPath, lxnetPath, helperPath = filepath.Join(dir, "lx"), filepath.Join(dir, "lxnet"), filepath.Join(dir, "helper")
 	if from := os.Getenv("LX_BINARY"); from != "" {
 		err = errors.Join(copyProgram(lxPath, from), copyProgram(lxnetPath, filepath.Join(filepath.Dir(from), "lxnet")))
-	} else if out, berr := exec.Command("go", "build", "-o", dir, "../cmd/lx", "../cmd/lxnet").CombinedOutput(); berr != nil {
-		err = fmt.Errorf("cannot build lx: %w: %s", berr, out)
+	} else {
+		build := exec.Command("go", "build", "-o", dir, "../cmd/lx", "../cmd/lxnet")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // lx runs in environments without the host's libraries
+		if out, berr := build.CombinedOutput(); berr != nil {
+			err = fmt.Errorf("cannot build lx: %w: %s", berr, out)
+		}
 	}
 	if err != nil {
 		return 1, err

@@ -338,3 +338,108 @@ func TestTimers(t *testing.T) {
 		return nil
 	})
 }
+
+// TestImportedServices: an environment of its own files with services, a
+// crontab, and both configurations.
+func TestImportedServices(t *testing.T) {
+	w := newWorld(t)
+	w.ok("import", "small", w.rootTar())
+	for _, d := range []string{"home/.config", "home/.config/lx"} {
+		w.mkdir(d)
+	}
+	conf := "home/.config/lx/config.toml"
+	w.write(conf, "[environment.small]\nnetwork = \"own\"\n")
+	w.refused(`line 2: not supported yet: "environment.small.network"`, "-d", "small", "true")
+	w.write(conf, `[environment.small]
+env = {COLOUR = "blue"}
+services = ["web"]
+[environment.small.limits]
+files = 99
+[[environment.small.mount]]
+source = "none"
+target = "/mnt/scratch"
+type = "tmpfs"
+options = "size=1m"
+`)
+	port := fmt.Sprint(freePort(t))
+	w.ok("-d", "small", "service", "add", "web", "--ready-port", port, "--", "sh", "-c", "echo $COLOUR $(ulimit -n) >/tmp/index.html; exec httpd -f -p 127.0.0.1:"+port+" -h /tmp")
+	w.ok("-d", "small", "service", "start", "web")
+	get := func() string {
+		resp, err := http.Get("http://127.0.0.1:" + port + "/index.html")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	if got := get(); got != "blue 99" {
+		t.Errorf("the service sees %q", got)
+	}
+	if out := w.ok("-d", "small", "sh", "-c", "echo $COLOUR; grep -c ' /mnt/scratch tmpfs' /proc/mounts"); out != "blue\n1" {
+		t.Errorf("a session sees %q", out)
+	}
+	if out := w.ok("-d", "small", "cat", "/etc/lx/services/web.toml"); !strings.Contains(out, "httpd") {
+		t.Errorf("the unit file: %q", out)
+	}
+
+	// The environment's own configuration and crontab.
+	w.ok("-d", "small", "sh", "-c", "echo 'usr = \"web\"' >/etc/lx.toml; mkdir -p /etc/crontabs; echo '* * * * * echo from cron' >/etc/crontabs/root")
+	eventually(t, bound, func() error {
+		if out := w.ok("-d", "small", "timer", "list"); !strings.Contains(out, "cron@user.root:1") {
+			return fmt.Errorf("%q", out)
+		}
+		return nil
+	})
+	w.ok("-d", "small", "timer", "run", "cron@user.root:1")
+	if out := w.ok("-d", "small", "service", "logs", "cron@user.root:1"); !strings.Contains(out, "from cron") {
+		t.Errorf("%q", out)
+	}
+	w.refused("/etc/crontabs/root:1", "-d", "small", "timer", "remove", "cron@user.root:1")
+	w.ok("stop", "small")
+	w.ok("-d", "small", "true")
+	if r := w.lx("-d", "small", "service", "list"); !strings.Contains(r.err, `/etc/lx.toml: line 1: unknown key "usr"`) || !strings.Contains(r.out, "web") {
+		t.Errorf("a broken configuration inside: %v", r)
+	}
+	eventually(t, bound, func() error {
+		if r := w.lx("-d", "small", "service", "status", "web"); r.code != 0 {
+			return fmt.Errorf("a service of the configuration: %v", r)
+		}
+		return nil
+	})
+	if got := get(); got != "blue 99" {
+		t.Errorf("after a restart the service sees %q", got)
+	}
+	if kind := w.mapKind("small"); kind == "single" {
+		w.ok("-d", "small", "service", "add", "u", "--user", "web", "--", "true")
+		w.refused("without subuids", "-d", "small", "service", "enable", "u")
+	} else {
+		w.ok("-d", "small", "service", "add", "u", "--user", "web", "--", "sh", "-c", "id -u; id -G; exec sleep 1000")
+		w.ok("-d", "small", "service", "start", "u")
+		eventually(t, bound, func() error {
+			if out := w.ok("-d", "small", "service", "logs", "u"); !strings.Contains(out, ": 33\n") || !strings.Contains(out, "33 44") {
+				return fmt.Errorf("a service of a user sees %q", out)
+			}
+			return nil
+		})
+	}
+}
+
+// mapKind is how the environment's ids are mapped.
+func (w *world) mapKind(name string) string {
+	w.t.Helper()
+	var list []struct{ Name, Map string }
+	if err := json.Unmarshal([]byte(w.ok("list", "--json")), &list); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range list {
+		if e.Name == name {
+			return e.Map
+		}
+	}
+	w.t.Fatalf("no environment %s", name)
+	return ""
+}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/core/service/supervisor"
@@ -38,6 +39,8 @@ type InitConfig struct {
 	// Name of the environment, its runtime directory and its services'.
 	Name, Runtime string
 	Services      ServiceDirs
+	// Settings are the user's.
+	Settings config.Settings
 }
 
 // Descriptors that the keeper gives to init.
@@ -94,6 +97,7 @@ type initProcess struct {
 	cfg      InitConfig
 	timeZone string // the host's, as TZ has it
 	services *supervisor.Supervisor
+	notes    []string      // what is wrong with the environment's own configuration
 	empty    chan struct{} // has a token once no process was left
 
 	mu       sync.Mutex
@@ -127,6 +131,7 @@ func (in *initProcess) prepare() (listener int, err error) {
 		if err != nil {
 			return -1, err
 		}
+		in.configure()
 	} else if err := setupMounts(cfg); err != nil {
 		return -1, err
 	}
@@ -328,6 +333,7 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done <-chan sys
 			return 0, nil, err
 		}
 	}
+	s.Env = mergeEnv(s.Env, in.variables())
 	dir := s.Dir
 	if unix.Access(dir, unix.X_OK) != nil {
 		dir = "/"
@@ -375,6 +381,9 @@ func (in *initProcess) fork(path string, argv []string, attr *syscall.ProcAttr, 
 		return 0, nil, err
 	}
 	in.children[pid] = child{done: done, telling: telling}
+	if telling { // a service's are set by its runner
+		limitProcess(pid, in.cfg.Settings.Limits)
+	}
 	return pid, done, nil
 }
 

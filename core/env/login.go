@@ -3,6 +3,7 @@ package env
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,10 +18,7 @@ import (
 // login completes a session of an environment with files of its own by what
 // those say of its user: home, shell, variables. credential is nil for root.
 func (in *initProcess) login(s *Spec) (credential *syscall.Credential, err error) {
-	who := s.User
-	if who == "" {
-		who = "root"
-	}
+	who := cmp.Or(s.User, in.cfg.Settings.User, "root")
 	a, err := lookUser(who)
 	if err != nil {
 		return nil, err

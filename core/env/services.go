@@ -52,8 +52,9 @@ func (in *initProcess) startServices(ctx context.Context) {
 	in.services = supervisor.New(supervisor.Config{
 		Units: d.Units, Logs: d.Logs, State: d.State, Run: d.Run,
 		Crontabs: in.crontabs(),
-		Env:      in.serviceEnv(),
-		Exe:      "/proc/self/exe",
+		Fixed:    in.startMounts(), Enabled: in.cfg.Settings.Services, Notes: in.notes, Limits: in.cfg.Settings.Limits,
+		Env: in.serviceEnv(),
+		Exe: "/proc/self/exe",
 		Fork: func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 			return in.fork(path, argv, attr, 0o022, false)
 		},
@@ -69,7 +70,7 @@ func (in *initProcess) startServices(ctx context.Context) {
 
 // crontabs is the root whose crontabs are honoured. Those of the host are its own cron's.
 func (in *initProcess) crontabs() string {
-	if in.cfg.OwnRoot {
+	if on := in.cfg.Settings.Crontabs; on != nil && *on || on == nil && in.cfg.OwnRoot {
 		return "/"
 	}
 	return ""
@@ -79,12 +80,12 @@ func (in *initProcess) crontabs() string {
 func (in *initProcess) serviceEnv() []string {
 	own := []string{"PATH=" + defaultPath, "LANG=C.UTF-8", EnvironmentVar + "=" + in.cfg.Name}
 	if !in.cfg.OwnRoot {
-		return append(own, RuntimeVar+"="+in.cfg.Runtime)
+		return mergeEnv(own, []string{RuntimeVar + "=" + in.cfg.Runtime}, in.variables())
 	}
 	if in.timeZone != "" {
 		own = append(own, "TZ="+in.timeZone)
 	}
-	return mergeEnv(own, in.cfg.Env)
+	return mergeEnv(own, in.cfg.Env, in.variables())
 }
 
 // stopServices ends the services in order, within serviceGrace.

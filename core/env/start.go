@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/core/store"
@@ -38,6 +39,8 @@ type Config struct {
 	Dirs       Dirs
 	// Home, Shell and name of the user.
 	Home, Shell, User string
+	// Settings are what the user's configuration says of it.
+	Settings config.Settings
 	// Root is the environment's root file system; nil: the host's own files.
 	Root *store.Root
 	// Program to start the keeper from; nil: the caller's own.

@@ -167,6 +167,18 @@ type Limits struct {
 	NoNewPriv bool    `toml:"no-new-privs,omitempty"`
 }
 
+// Or is l with the limits of m where l has none.
+func (l Limits) Or(m Limits) Limits {
+	for _, p := range []struct{ own, other **uint64 }{
+		{&l.Files, &m.Files}, {&l.Processes, &m.Processes}, {&l.Core, &m.Core}, {&l.Memory, &m.Memory}, {&l.FileSize, &m.FileSize}, {&l.Locked, &m.Locked}, {&l.CPU, &m.CPU},
+	} {
+		if *p.own == nil {
+			*p.own = *p.other
+		}
+	}
+	return l
+}
+
 // Defaults of a unit file.
 const (
 	DefaultRestartDelay     = 500 * time.Millisecond

@@ -423,7 +423,7 @@ func newServiceList(s *services, timers bool) *cobra.Command {
 				if timers {
 					return u.Timer == nil
 				}
-				return u.Crontab != ""
+				return strings.HasPrefix(u.Name, "cron@")
 			})
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), units)

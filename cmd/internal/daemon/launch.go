@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/ns"
@@ -24,6 +25,10 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		return err
 	}
 	cfg := env.Config{Name: name, Privileged: o.Privileged, Program: program, Dirs: d, Home: o.Home, Shell: o.Shell, User: env.UserName(), Environ: o.Environ}
+	var err error
+	if cfg.Settings, err = config.Load(d.Config, name); err != nil {
+		return err
+	}
 	choose := ns.Choose
 	if !store.IsHost(name) {
 		rec, err := st.Get(name)
@@ -39,7 +44,6 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		root := st.Root(rec)
 		o.Map, cfg.Root, cfg.Env, choose = rec.Map, &root, rec.Env, ns.ChooseOwn
 	}
-	var err error
 	if cfg.Map, err = choose(o.Map); err != nil {
 		return err
 	}

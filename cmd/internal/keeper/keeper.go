@@ -200,7 +200,7 @@ func (k *keeper) initConfig() env.InitConfig {
 	c := env.InitConfig{
 		Map: k.cfg.Map.Inner(), Filter: k.cfg.Filter, Home: k.cfg.Home, Shell: k.cfg.Shell, User: k.cfg.User,
 		OwnRoot: k.cfg.Root != nil, Hostname: k.cfg.Name, Env: k.cfg.Env,
-		Name: k.cfg.Name, Runtime: k.cfg.Dirs.Runtime, Services: k.cfg.ServiceDirs(),
+		Name: k.cfg.Name, Runtime: k.cfg.Dirs.Runtime, Services: k.cfg.ServiceDirs(), Settings: k.cfg.Settings,
 	}
 	if k.cfg.Map.Kind == ns.Single && k.cfg.Root == nil {
 		c.UID, c.GID = k.cfg.Map.UID[0].Outside, k.cfg.Map.GID[0].Outside

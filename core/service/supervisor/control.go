@@ -82,7 +82,7 @@ type Status struct {
 	Says        string         `json:"says,omitempty"`   // STATUS= of sd_notify(3)
 	Broken      string         `json:"broken,omitempty"` // the unit file
 	Listening   bool           `json:"listening,omitempty"`
-	Crontab     string         `json:"crontab,omitempty"` // FILE:LINE of an entry
+	Origin      string         `json:"origin,omitempty"` // of what is no unit file: FILE:LINE of a crontab, or a configuration
 	Timer       *TimerStatus   `json:"timer,omitempty"`
 }
 
@@ -183,7 +183,7 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 			for _, name := range slices.Sorted(maps.Keys(s.services)) {
 				a.Units = append(a.Units, s.status(s.services[name]))
 			}
-			a.Notes = s.cronErrors
+			a.Notes = slices.Concat(s.cfg.Notes, s.cronErrors)
 			return nil
 		})
 	case Show:
@@ -200,7 +200,7 @@ func (s *Supervisor) answer(ctx context.Context, r Request, send func(Answer) er
 		a.Kept = len(s.enabled()) > 0
 	case Disable:
 		err = s.each(r.Names, func(v *svc) error {
-			if v.crontab != "" {
+			if v.origin != "" {
 				return v.notUnit()
 			}
 			v.disarm()
@@ -249,9 +249,9 @@ func (s *Supervisor) each(names []string, f func(*svc) error) error {
 	})
 }
 
-// notUnit refuses to change an entry of a crontab.
+// notUnit refuses to change what has no unit file.
 func (v *svc) notUnit() error {
-	return fmt.Errorf("%s is an entry of a crontab: change %s", v.name, v.crontab)
+	return fmt.Errorf("%s has no unit file: change %s", v.name, v.origin)
 }
 
 func (s *Supervisor) status(v *svc) Status {
@@ -260,9 +260,9 @@ func (s *Supervisor) status(v *svc) Status {
 		u = v.next
 	}
 	st := Status{Name: v.name, Description: u.Description, Path: s.unitPath(v.name), State: v.m.State, Enabled: s.isEnabled(v.name), Since: v.m.Since,
-		PID: v.main, Restarts: v.m.Restarts, Result: v.m.Result, Why: v.m.Why, Exit: v.m.Exit, Hint: v.hint, Says: v.status, Listening: v.armed && u.OnDemand(), Crontab: v.crontab}
-	if v.crontab != "" {
-		st.Path, st.Enabled = v.crontab, true
+		PID: v.main, Restarts: v.m.Restarts, Result: v.m.Result, Why: v.m.Why, Exit: v.m.Exit, Hint: v.hint, Says: v.status, Listening: v.armed && u.OnDemand(), Origin: v.origin}
+	if v.origin != "" {
+		st.Path, st.Enabled = v.origin, true
 	}
 	if v.broken != nil {
 		st.Broken = v.broken.Error()
@@ -350,7 +350,7 @@ func (s *Supervisor) imports(r Request) (a Answer, err error) {
 func (s *Supervisor) enable(ctx context.Context, r Request) error {
 	var start []string
 	err := s.each(r.Names, func(v *svc) error {
-		if v.crontab != "" {
+		if v.origin != "" {
 			return v.notUnit()
 		}
 		if v.broken != nil {
@@ -478,7 +478,7 @@ func (s *Supervisor) reloads(ctx context.Context, names []string) error {
 // remove stops and forgets services, with their logs.
 func (s *Supervisor) remove(ctx context.Context, names []string) error {
 	err := s.each(names, func(v *svc) error {
-		if v.crontab != "" {
+		if v.origin != "" {
 			return v.notUnit()
 		}
 		v.disarm()

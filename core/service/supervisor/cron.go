@@ -72,6 +72,9 @@ func (s *Supervisor) readCrontabs(tell func(path string, err error)) map[string]
 	return units
 }
 
+// cronPrefix begins the names of crontabs' entries.
+const cronPrefix = "cron@"
+
 // cronUnit is an entry as a unit.
 type cronUnit struct {
 	unit  service.Unit
@@ -102,7 +105,7 @@ func cronEntry(path, user string, e crontab.Entry) cronUnit {
 	}
 	no := 0
 	u := service.Unit{
-		Name: fmt.Sprintf("cron@%s.%s:%d", who, name, e.Line), Description: e.Command, Type: service.Oneshot, Command: service.Command{shell, "-c", e.Command},
+		Name: fmt.Sprintf(cronPrefix+"%s.%s:%d", who, name, e.Line), Description: e.Command, Type: service.Oneshot, Command: service.Command{shell, "-c", e.Command},
 		Env: env, User: e.User, Dir: "-~", Schedule: e.Schedule, Restart: service.RestartNo, KillMode: service.KillProcess,
 		StopTimeout: service.Duration(service.DefaultStopTimeout), StartLimit: &no,
 	}
@@ -153,7 +156,7 @@ func (s *Supervisor) loadCrontabs(atBoot bool) {
 		s.cronErrors = append(s.cronErrors, fmt.Sprintf("crontab %s: %v", path, err))
 	})
 	for name, v := range s.services {
-		if v.crontab == "" {
+		if !strings.HasPrefix(name, cronPrefix) {
 			continue
 		}
 		if _, ok := units[name]; !ok {
@@ -170,7 +173,7 @@ func (s *Supervisor) loadCrontabs(atBoot bool) {
 			v = s.newService(name)
 			s.services[name] = v
 		}
-		v.next, v.input, v.crontab, v.background = cu.unit, cu.input, cu.path, !cu.user
+		v.next, v.input, v.origin, v.background = cu.unit, cu.input, cu.path, !cu.user
 		if stopped(&v.m) {
 			v.m.Unit = v.next
 		}

@@ -47,7 +47,7 @@ type svc struct {
 	due        time.Time          // the timer's next run
 	waiters    []waiter
 
-	crontab    string // FILE:LINE that it is an entry of; empty for units
+	origin     string // what it is of, where there is no unit file: a crontab, a configuration
 	input      string // standard input of its command
 	ranCron    timerState
 	background bool // its time does not keep the environment
@@ -364,7 +364,7 @@ func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
 	if err != nil {
 		return runner.Process{}, err
 	}
-	spec := runner.Spec{Argv: argv, Env: env, Dir: u.Dir, Umask: umask, Limits: u.Limits, Creds: owner.Creds}
+	spec := runner.Spec{Argv: argv, Env: env, Dir: u.Dir, Umask: umask, Limits: u.Limits.Or(v.s.cfg.Limits), Creds: owner.Creds}
 	switch spec.Dir {
 	case "~":
 		spec.Dir = owner.Home

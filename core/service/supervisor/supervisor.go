@@ -27,10 +27,16 @@ type Config struct {
 	// each that comes up with the environment. Logs and State are the
 	// supervisor's own; Run is for sockets. They are made when needed.
 	Units, Logs, State, Run string
-	Crontabs                string   // the root below which crontabs are honoured; empty: none are
-	Env                     []string // what each service's environment begins with
-	Exe                     string   // this binary, for runner.Role
-	Fork                    runner.Fork
+	Crontabs                string // the root below which crontabs are honoured; empty: none are
+	// Fixed are units without a file, by what they are of, that come up first
+	// and do not keep the environment; Enabled comes up besides what is enabled.
+	Fixed   map[string][]service.Unit
+	Enabled []string
+	Notes   []string       // what is wrong with the configuration, for who asks
+	Limits  service.Limits // for what a unit does not limit itself
+	Env     []string       // what each service's environment begins with
+	Exe     string         // this binary, for runner.Role
+	Fork    runner.Fork
 	// Adopted gives how a process ends that was not made by Fork but became
 	// a child: the main process of a forking service. False where it is none.
 	Adopted func(pid int) (<-chan syscall.WaitStatus, bool)
@@ -155,9 +161,18 @@ func (s *Supervisor) Reaped() {
 // broken unit does not keep the others down.
 func (s *Supervisor) boot() {
 	s.reload()
+	var roots, first []string
+	for origin, list := range s.cfg.Fixed {
+		for _, u := range list {
+			v := s.newService(u.Name)
+			v.next, v.m.Unit, v.origin, v.background = u, u, origin, true
+			s.services[u.Name] = v
+			first = append(first, u.Name)
+			roots = append(roots, u.Name)
+		}
+	}
 	units := s.units()
-	var roots []string
-	for _, name := range s.enabled() {
+	for _, name := range slices.Concat(s.enabled(), s.cfg.Enabled) {
 		v, ok := s.services[name]
 		if !ok {
 			continue
@@ -176,12 +191,21 @@ func (s *Supervisor) boot() {
 		}
 		roots = append(roots, name)
 	}
+	slices.Sort(first)
 	plan, err := service.NewPlan(units, roots...)
 	if err != nil { // a cycle that only all of them together have
 		for _, name := range roots {
 			s.services[name].fail(service.Dependency, err.Error())
 		}
 		return
+	}
+	for i, name := range first {
+		plan.Waits[name] = slices.Concat(plan.Waits[name], first[:i])
+	}
+	for _, name := range plan.Order {
+		if !slices.Contains(first, name) {
+			plan.Waits[name] = slices.Concat(plan.Waits[name], first)
+		}
 	}
 	s.enqueue(plan)
 	s.schedule()
@@ -267,7 +291,7 @@ func (s *Supervisor) missing(j *job) string {
 func (s *Supervisor) tellWanted() {
 	wanted := len(s.jobs) > 0
 	for _, v := range s.services {
-		wanted = wanted || !stopped(&v.m) || v.armed && !v.background
+		wanted = wanted || !stopped(&v.m) && !(v.background && v.m.Up()) || v.armed && !v.background
 	}
 	wanted = wanted && !s.closing
 	if wanted != s.wanted || !s.told {
@@ -295,7 +319,7 @@ func (s *Supervisor) reload() {
 		return // none
 	}
 	for name, v := range s.services {
-		if v.crontab == "" && !slices.Contains(names, name) && stopped(&v.m) {
+		if v.origin == "" && !slices.Contains(names, name) && stopped(&v.m) {
 			v.disarm()
 			delete(s.services, name)
 		}

@@ -26,7 +26,7 @@ func (s *Supervisor) statePath(name string) string { return filepath.Join(s.cfg.
 
 // loadTimer reads what is remembered; nothing where that is lost or broken.
 func (s *Supervisor) loadTimer(name string) (t timerState) {
-	if v := s.services[name]; v != nil && v.crontab != "" {
+	if v := s.services[name]; v != nil && v.origin != "" {
 		return v.ranCron // cron does not catch up
 	}
 	b, err := os.ReadFile(s.statePath(name))
@@ -37,7 +37,7 @@ func (s *Supervisor) loadTimer(name string) (t timerState) {
 }
 
 func (v *svc) saveTimer(t timerState) {
-	if v.crontab != "" {
+	if v.origin != "" {
 		v.ranCron = t
 		return
 	}

@@ -1,0 +1,238 @@
+// Package config reads the two configuration files: the user's
+// (~/.config/lx/config.toml), which has a section for each environment, and an
+// environment's own (/etc/lx.toml inside). A key that does not exist is
+// refused by name, with its line.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/service"
+)
+
+// Settings are what can be said of an environment.
+type Settings struct {
+	// User is who sessions of an imported environment run as.
+	User string `toml:"user,omitempty"`
+	// Env are variables for sessions and services.
+	Env map[string]string `toml:"env,omitempty"`
+	// Mounts are made when the environment starts, in order.
+	Mounts []Mount `toml:"mount,omitempty"`
+	// Services come up with the environment as if they were enabled.
+	Services []string `toml:"services,omitempty"`
+	// Limits are for each process of the environment.
+	Limits service.Limits `toml:"limits,omitempty"`
+	// Crontabs says whether crontabs are honoured; by default those of imported
+	// environments are, and the host's left to its own cron.
+	Crontabs *bool `toml:"crontabs,omitempty"`
+	// AutoUpdate is "none" (the default), "security" or "all".
+	AutoUpdate string `toml:"auto-update,omitempty"`
+}
+
+// Mount is one as of mount(8).
+type Mount struct {
+	Source  string `toml:"source"`
+	Target  string `toml:"target"`
+	Type    string `toml:"type"`
+	Options string `toml:"options,omitempty"`
+}
+
+// File is the user's configuration.
+type File struct {
+	Environments map[string]Settings `toml:"environment"`
+}
+
+// reserved are keys to come: they are refused as such.
+var reserved = []string{"host", "network", "init", "store"}
+
+// Inside is the path of an environment's own configuration.
+const Inside = "/etc/lx.toml"
+
+// maxFile bounds a file, in bytes.
+const maxFile = 1 << 20
+
+// Load is what the user says of the environment; nothing where there is no file.
+func Load(dir, name string) (Settings, error) {
+	path := filepath.Join(dir, "config.toml")
+	b, err := read(path)
+	if err != nil || b == nil {
+		return Settings{}, err
+	}
+	f, err := Parse(b)
+	if err != nil {
+		return Settings{}, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return f.Environments[name], nil
+}
+
+// LoadInside is what the environment says of itself. It has to be called inside.
+func LoadInside() (Settings, error) {
+	b, err := read(Inside)
+	if err != nil || b == nil {
+		return Settings{}, err
+	}
+	s, err := ParseSettings(b)
+	if err != nil {
+		return Settings{}, fmt.Errorf("cannot read %s: %w", Inside, err)
+	}
+	return s, nil
+}
+
+// read answers nil where there is no file.
+func read(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = errors.New("no regular file")
+	}
+	if err == nil && st.Size() > maxFile {
+		err = errors.New("too large")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return append([]byte{}, b...), nil
+}
+
+// Parse reads the user's configuration.
+func Parse(b []byte) (File, error) {
+	var f File
+	if err := decode(b, &f); err != nil {
+		return File{}, err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(f.Environments)) {
+		if err := f.Environments[name].check(); err != nil {
+			errs = append(errs, fmt.Errorf("environment %s: %w", name, err))
+		}
+	}
+	return f, errors.Join(errs...)
+}
+
+// ParseSettings reads an environment's own configuration.
+func ParseSettings(b []byte) (Settings, error) {
+	var s Settings
+	if err := decode(b, &s); err != nil {
+		return Settings{}, err
+	}
+	return s, s.check()
+}
+
+func decode(b []byte, into any) error {
+	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(into)
+	var strict *toml.StrictMissingError
+	if !errors.As(err, &strict) {
+		if err != nil {
+			return service.DescribeTOML(err)
+		}
+		return nil
+	}
+	var errs []error
+	for _, e := range strict.Errors {
+		key := e.Key()
+		row, _ := e.Position()
+		what := "unknown key"
+		if slices.Contains(reserved, key[len(key)-1]) {
+			what = "not supported yet:"
+		}
+		errs = append(errs, fmt.Errorf("line %d: %s %q", row, what, strings.Join(key, ".")))
+	}
+	return errors.Join(errs...)
+}
+
+func (s Settings) check() error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for i, m := range s.Mounts {
+		switch {
+		case m.Source == "" || m.Type == "":
+			wrong("mount %d: want source, target and type", i+1)
+		case !filepath.IsAbs(m.Target):
+			wrong("mount %d: target %q: want an absolute path", i+1, m.Target)
+		case secret(m.Options):
+			wrong("mount %d: options: a password would show in arguments of processes: want credentials=FILE", i+1)
+		case strings.ContainsRune(m.Source+m.Target+m.Type+m.Options, 0):
+			wrong("mount %d: contains a NUL byte", i+1)
+		}
+	}
+	for _, n := range s.Services {
+		if err := service.CheckName(n); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for k, v := range s.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
+			wrong("env: %q is no variable", k)
+		}
+	}
+	if !slices.Contains([]string{"", "none", "security", "all"}, s.AutoUpdate) {
+		wrong("auto-update = %q: want none, security or all", s.AutoUpdate)
+	}
+	if strings.ContainsAny(s.User, ":\n\x00") {
+		wrong("user = %q: want a name", s.User)
+	}
+	return errors.Join(errs...)
+}
+
+// secret reports whether mount options hold a password.
+func secret(options string) bool {
+	return slices.ContainsFunc(strings.Split(options, ","), func(o string) bool {
+		k, _, _ := strings.Cut(o, "=")
+		return slices.Contains([]string{"password", "pass", "password2"}, strings.TrimSpace(k))
+	})
+}
+
+// Merge is s with what inside says added: the user's word counts where both
+// say something, mounts and services are those of both, and limits only get
+// tighter.
+func (s Settings) Merge(inside Settings) Settings {
+	if s.User == "" {
+		s.User = inside.User
+	}
+	env := maps.Clone(inside.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, s.Env)
+	s.Env = env
+	s.Mounts = slices.Concat(s.Mounts, inside.Mounts)
+	s.Services = slices.Concat(s.Services, inside.Services)
+	if s.Crontabs == nil {
+		s.Crontabs = inside.Crontabs
+	}
+	if s.AutoUpdate == "" {
+		s.AutoUpdate = inside.AutoUpdate
+	}
+	for _, l := range []struct{ own, theirs **uint64 }{
+		{&s.Limits.Files, &inside.Limits.Files}, {&s.Limits.Processes, &inside.Limits.Processes}, {&s.Limits.Core, &inside.Limits.Core},
+		{&s.Limits.Memory, &inside.Limits.Memory}, {&s.Limits.FileSize, &inside.Limits.FileSize}, {&s.Limits.Locked, &inside.Limits.Locked}, {&s.Limits.CPU, &inside.Limits.CPU},
+	} {
+		if *l.theirs != nil && (*l.own == nil || **l.theirs < **l.own) {
+			*l.own = *l.theirs
+		}
+	}
+	return s
+}

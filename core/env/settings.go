@@ -1,0 +1,90 @@
+package env
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/config"
+	"github.com/lxbridge/lx/core/service"
+)
+
+// configure adds what the environment says of itself. What is wrong with that
+// does not keep it from starting, for it is mended inside.
+func (in *initProcess) configure() {
+	inside, err := config.LoadInside()
+	if err != nil {
+		in.notes = append(in.notes, err.Error())
+		fmt.Fprintln(os.Stderr, "configuration:", err)
+	}
+	in.cfg.Settings = in.cfg.Settings.Merge(inside)
+}
+
+// variables are those of the configuration.
+func (in *initProcess) variables() (env []string) {
+	for k, v := range in.cfg.Settings.Env {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+// startMounts are the configuration's mounts and those of the environment's
+// own fstab(5), as units: a server that is not there yet is tried again.
+func (in *initProcess) startMounts() map[string][]service.Unit {
+	unit := func(name string, before []service.Command, argv ...string) service.Unit {
+		return service.Unit{Name: name, Type: service.Oneshot, RemainAfterExit: true, Restart: service.RestartOnFailure, KillMode: service.KillGroup,
+			Before: before, Command: argv, RestartDelay: service.Duration(service.DefaultRestartDelay), RestartDelayMax: service.Duration(service.DefaultRestartDelayMax),
+			StartTimeout: service.Duration(service.DefaultStartTimeout), StopTimeout: service.Duration(service.DefaultStopTimeout)}
+	}
+	const here = "the configuration"
+	units := map[string][]service.Unit{}
+	for i, m := range in.cfg.Settings.Mounts {
+		argv := []string{"mount", "-t", m.Type}
+		if m.Options != "" {
+			argv = append(argv, "-o", m.Options)
+		}
+		units[here] = append(units[here], unit(fmt.Sprintf("mount@%d", i+1), []service.Command{{"mkdir", "-p", "--", m.Target}}, append(argv, "--", m.Source, m.Target)...))
+	}
+	if in.cfg.OwnRoot && hasMounts("/etc/fstab") {
+		units["/etc/fstab"] = []service.Unit{unit("mount@fstab", nil, "mount", "-a")}
+	}
+	return units
+}
+
+// hasMounts says whether an fstab(5) has a line that mount -a would take.
+func hasMounts(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		w := strings.Fields(s.Text())
+		if len(w) >= 4 && !strings.HasPrefix(w[0], "#") && w[2] != "swap" && !strings.Contains(","+w[3]+",", ",noauto,") {
+			return true
+		}
+	}
+	return false
+}
+
+// limitProcess sets the limits of a session, whose children inherit them. What
+// the host does not allow stays as it is, and is told.
+func limitProcess(pid int, l service.Limits) {
+	for _, r := range []struct {
+		resource int
+		value    *uint64
+	}{
+		{unix.RLIMIT_NOFILE, l.Files}, {unix.RLIMIT_NPROC, l.Processes}, {unix.RLIMIT_CORE, l.Core}, {unix.RLIMIT_AS, l.Memory},
+		{unix.RLIMIT_FSIZE, l.FileSize}, {unix.RLIMIT_MEMLOCK, l.Locked}, {unix.RLIMIT_CPU, l.CPU},
+	} {
+		if r.value == nil {
+			continue
+		}
+		if err := unix.Prlimit(pid, r.resource, &unix.Rlimit{Cur: *r.value, Max: *r.value}, nil); err != nil {
+			fmt.Fprintf(os.Stderr, "cannot limit a session (resource %d to %d): %v\n", r.resource, *r.value, err)
+		}
+	}
+}
