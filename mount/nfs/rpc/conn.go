@@ -83,9 +83,10 @@ func newConn(c *Client, nc net.Conn) *Conn {
 	return n
 }
 
-// ackWait is how long a peer may acknowledge nothing before TCP gives it up:
-// less than its retransmission timer grows to in a minute without a network.
-const ackWait = 20 * time.Second
+// ackWait is how long a peer may acknowledge or take nothing before TCP gives
+// it up: after a minute without a network its retransmission timer would have
+// grown so far that a new connection is sooner.
+const ackWait = 30 * time.Second
 
 // tune makes TCP find out that the peer is gone. What cannot be set stays as
 // it is: the calls' own timers find out later.
