@@ -309,6 +309,9 @@ func (s *share) inDirectory(m mounted, files int, work string, atServer bool) (f
 		args = append(args, filepath.Join(s.dir, name))
 	}
 	v, err := s.run(m, work, name, args...)
+	if work == "create" && err == nil {
+		_, err = allThere([]string{filepath.Join(s.dir, name), args[0]}) // what is late is not to disturb others
+	}
 	return v, errors.Join(err, os.RemoveAll(filepath.Join(s.dir, name)))
 }
 

@@ -261,8 +261,13 @@ func create(args []string) (float64, error) {
 		return n, err
 	}
 	files := time.Since(start).Seconds() * n
-	_, err = eachFile([]string{args[2], args[1]}, func(name string) error { return arrived(name, 0) })
+	_, err = allThere([]string{args[2], args[1]})
 	return files / time.Since(start).Seconds(), err
+}
+
+// allThere waits until the files that create made are in args[0].
+func allThere(args []string) (float64, error) {
+	return eachFile(args, func(name string) error { return arrived(name, 0) })
 }
 
 // remove deletes them.
