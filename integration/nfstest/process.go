@@ -149,6 +149,11 @@ func (s *Server) Do(f func() error) error {
 	return <-done
 }
 
+// Command is a program in the server's network namespace, not yet started.
+func (s *Server) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.NetNS(), name}, args...)...)
+}
+
 // Dial connects to the server from where its clients are.
 func (s *Server) Dial(ctx context.Context, network, addr string) (c net.Conn, err error) {
 	var d net.Dialer

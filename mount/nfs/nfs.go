@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lxbridge/lx/mount/nfs/nfs4"
 	"github.com/lxbridge/lx/mount/nfs/rpc"
 	"github.com/lxbridge/lx/mount/volume"
 )
@@ -118,6 +119,7 @@ func (c *Config) negotiate(ctx context.Context) (volume.Volume, Version, error) 
 		if err == nil {
 			return vol, v, nil
 		}
+		err = fmt.Errorf("version %s: %w", v, err)
 		if first == nil || errors.Is(first, syscall.EPROTONOSUPPORT) {
 			first = err
 		}
@@ -165,10 +167,10 @@ func (c *Config) note(err error) {
 type origin struct {
 	required bool
 	dial     rpc.Dialer
-	high     atomic.Bool // one came from a port that is not reserved
+	denied   atomic.Bool // the host gave no reserved port
 }
 
-// watch has c's connections watched, and refused where they must and do not
+// watch has c's connections watched, and refused where they must and cannot
 // come from a reserved port.
 func (c *Config) watch() *origin {
 	o := &origin{required: c.Reserved == Require, dial: c.Dial}
@@ -179,20 +181,23 @@ func (c *Config) watch() *origin {
 const remedy = "have the host set sysctl net.ipv4.ip_unprivileged_port_start=665"
 
 func (o *origin) connect(ctx context.Context, network, addr string, localPort int) (net.Conn, error) {
-	if localPort == 0 {
-		if o.required {
-			return nil, &volume.Error{Op: "connect from a port below 1024", Errno: syscall.EACCES,
-				Reason: "the host does not allow it: " + remedy + ", or mount without resvport"}
-		}
-		o.high.Store(true)
+	if localPort == 0 && o.required && o.denied.Load() {
+		return nil, &volume.Error{Op: "connect from a port below 1024", Errno: syscall.EACCES,
+			Reason: "the host does not allow it: " + remedy + ", or mount without resvport"}
 	}
-	return o.dial(ctx, network, addr, localPort)
+	conn, err := o.dial(ctx, network, addr, localPort)
+	if localPort != 0 && (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM)) {
+		o.denied.Store(true)
+	}
+	return conn, err
 }
 
 // explain says why a server may refuse: where connections do not come from a
-// reserved port, that is the likeliest reason.
+// reserved port, that is likely. Some servers hide an export from such.
 func (o *origin) explain(err error) error {
-	if err == nil || !o.high.Load() || !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) {
+	var flavour *nfs4.SecurityError
+	if err == nil || !o.denied.Load() || errors.As(err, &flavour) ||
+		!errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOENT) {
 		return err
 	}
 	return fmt.Errorf("%w; it may want clients that connect from a port below 1024, which this host does not allow: "+

@@ -556,7 +556,7 @@ func TestAppend(t *testing.T) {
 func TestHiddenLinked(t *testing.T) {
 	b := newBed(t, Options{})
 	b.vol.features = func(f *volume.Features) { f.UnlinkOpen = false }
-	b.fs.feat = b.vol.Features()
+	b.fs.feat, b.fs.vol = b.vol.Features(), linking{b.vol}
 	node, fh := b.create("f")
 	b.write(node, fh, 0, []byte("stays"))
 	b.ok("flush", b.fs.Flush(b.ctx, node, fh, 1))

@@ -104,7 +104,10 @@ func (f *fake) Lookup(ctx context.Context, dir volume.Node, name string) (volume
 	return n, f.attr(a), err
 }
 
-func (f *fake) Link(ctx context.Context, n, dir volume.Node, name string) (volume.Attr, error) {
+// linking is a fake that can link.
+type linking struct{ *fake }
+
+func (f linking) Link(ctx context.Context, n, dir volume.Node, name string) (volume.Attr, error) {
 	if err := f.enter(ctx, "link", name); err != nil {
 		return volume.Attr{}, err
 	}

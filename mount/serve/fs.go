@@ -139,18 +139,26 @@ func (f *FS) SetNotifier(n Notifier) { f.notifier.Store(&n) }
 
 // invalidate tells the kernel, without waiting for it: it may hold locks that
 // are only let go when the caller has answered.
-func (f *FS) invalidate(i *inode, off, n int64) {
+func (f *FS) invalidate(i *inode, off, n int64) { f.invalidated(i, off, n) }
+
+// invalidated is invalidate for who can wait: what it answers is closed once
+// the kernel has dropped what it had.
+func (f *FS) invalidated(i *inode, off, n int64) <-chan struct{} {
+	done := make(chan struct{})
 	p := f.notifier.Load()
 	if p == nil {
-		return
+		close(done)
+		return done
 	}
 	f.work.Go(func() {
+		defer close(done)
 		err := (*p).NotifyInvalInode(i.id, off, n)
 		// ENOENT: nothing was cached; ENODEV, ENOTCONN: unmounted.
 		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.ENOTCONN) {
 			f.opts.Note(err)
 		}
 	})
+	return done
 }
 
 // Stats is what is buffered, in bytes.

@@ -118,7 +118,10 @@ func (f *FS) Open(ctx context.Context, node uint64, flags uint32) (fuse.OpenOut,
 	out, err := f.tryOpen(ctx, i, flags)
 	if err != nil {
 		f.closed(i)
-		return fuse.OpenOut{}, errno(err)
+		if no = errno(err); no == syscall.ENOENT {
+			no = syscall.ESTALE // the kernel looks the name up again: another may be there
+		}
+		return fuse.OpenOut{}, no
 	}
 	return out, 0
 }

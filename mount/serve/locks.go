@@ -83,7 +83,10 @@ func (f *FS) revalidate(ctx context.Context, i *inode) {
 	i.mu.Unlock()
 	if !same {
 		i.dropAhead(0, maxOffset)
-		f.invalidate(i, 0, 0)
+		select { // who asks for a lock holds nothing that the kernel waits for
+		case <-f.invalidated(i, 0, 0):
+		case <-ctx.Done():
+		}
 	}
 }
 
