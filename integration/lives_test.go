@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -280,4 +281,44 @@ func TestManyAtOnce(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// TestHostFiles: an environment sees of the host what the user says, and never
+// /proc, /sys, /dev, /run and lx's own.
+func TestHostFiles(t *testing.T) {
+	w := newWorld(t)
+	w.ok("import", "small", w.rootTar())
+	w.write("home/secret", "the host's\n")
+	for _, d := range []string{"home/.config", "home/.config/lx"} {
+		w.mkdir(d)
+	}
+	readable := w.mkdir("open")
+	if err := errors.Join(os.WriteFile(filepath.Join(readable, "file"), []byte("open\n"), 0o644), os.Chmod(w.dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for host, seen := range map[string]map[string]bool{
+		"":     {"ls /host": false},
+		"home": {"cat /host/secret": runAs.uid != 0, "touch /host/new": runAs.uid != 0, "ls /host/usr": false},
+		"ro":   {"cat /host" + readable + "/file": true, "touch /host" + readable + "/new": false, "mount -o remount,rw /host": false},
+		"rw":   {"cat /host" + readable + "/file": true, "touch /host" + readable + "/new": runAs.uid != 0},
+	} {
+		w.write("home/.config/lx/config.toml", map[bool]string{true: "", false: "[environment.small]\nhost = \"" + host + "\"\n"}[host == ""])
+		for script, want := range seen {
+			if r := w.lx("-d", "small", "sh", "-c", script); (r.code == 0) != want {
+				t.Errorf("host = %q: %s: %v", host, script, r)
+			}
+		}
+		for _, dir := range []string{"/proc", "/sys", "/dev", "/run", w.path("run/lx"), w.path("state/lx"), w.path("home/.local/share/lx"), w.path("home/.config/lx")} {
+			at := "/host" + dir
+			if host == "home" {
+				at = "/host" + strings.TrimPrefix(dir, w.path("home"))
+			}
+			if r := w.lx("-d", "small", "sh", "-c", "umount "+at+" 2>/dev/null; ls -A "+at+" 2>/dev/null | grep ."); r.code == 0 {
+				t.Errorf("host = %q: %s shows: %s", host, dir, r.out)
+			}
+		}
+		w.ok("stop", "small")
+	}
+	w.write("home/.config/lx/config.toml", "[environment.small]\nhost = \"all\"\n")
+	w.refused(`"home"`, "-d", "small", "true")
 }

@@ -45,6 +45,9 @@ type Config struct {
 	Root *store.Root
 	// Program to start the keeper from; nil: the caller's own.
 	Program *os.File `json:"-"`
+	// Host is what it sees of the host's files, and Hidden what of them never.
+	Host   Host
+	Hidden []string `json:",omitempty"`
 	// Environ is the keeper's own environment; nil: the caller's.
 	Environ []string `json:"-"`
 	// Env are variables of the image, for programs inside.

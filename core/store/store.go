@@ -55,8 +55,8 @@ var (
 	ErrExists = errors.New("the name is in use")
 )
 
-// Dir is where the store lies by default (XDG Base Directory).
-func Dir() (string, error) {
+// DefaultDir is where the store lies by default (XDG Base Directory).
+func DefaultDir() (string, error) {
 	data := os.Getenv("XDG_DATA_HOME")
 	if data == "" {
 		home, err := os.UserHomeDir()
@@ -68,13 +68,13 @@ func Dir() (string, error) {
 	return filepath.Join(data, "lx"), nil
 }
 
-// Open opens the store at dir, or at Dir where dir is empty, and makes it if
+// Open opens the store at dir, or at DefaultDir where dir is empty, and makes it if
 // need be. It is refused unless it is the user's alone and on a file system
 // that keeps owners and links as they are.
 func Open(dir string) (*Store, error) {
 	if dir == "" {
 		var err error
-		if dir, err = Dir(); err != nil {
+		if dir, err = DefaultDir(); err != nil {
 			return nil, err
 		}
 	}
@@ -113,6 +113,9 @@ var remote = map[int64]string{
 	unix.NFS_SUPER_MAGIC: "NFS", unix.SMB_SUPER_MAGIC: "SMB", unix.CIFS_SUPER_MAGIC: "SMB", unix.SMB2_SUPER_MAGIC: "SMB",
 	unix.FUSE_SUPER_MAGIC: "FUSE", unix.V9FS_MAGIC: "9p", unix.AFS_SUPER_MAGIC: "AFS", unix.CEPH_SUPER_MAGIC: "Ceph", unix.MSDOS_SUPER_MAGIC: "FAT",
 }
+
+// Dir is where the store lies.
+func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir}, parts...)...)
@@ -241,9 +244,9 @@ func (s *Store) Default() (string, error) {
 	return name, nil
 }
 
-// DefaultName is Default of the store at Dir, which need not exist.
+// DefaultName is Default of the store at DefaultDir, which need not exist.
 func DefaultName() (string, error) {
-	dir, err := Dir()
+	dir, err := DefaultDir()
 	if err != nil {
 		return "", err
 	}

@@ -220,6 +220,9 @@ func (k *keeper) mountRoot() error {
 	if err := env.MountFiles(k.cfg.Dirs.Runtime, k.cfg.Root.Place); err != nil {
 		return err
 	}
+	if err := k.cfg.Host.Mount(k.cfg.Root.Place, k.cfg.Home, k.cfg.Hidden); err != nil {
+		return err
+	}
 	if err := unix.Chdir(k.cfg.Root.Place); err != nil {
 		return fmt.Errorf("cannot enter the root file system: %w", err)
 	}
