@@ -297,7 +297,7 @@ func TestHostFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for host, seen := range map[string]map[string]bool{
-		"":     {"ls /host": false},
+		"":     {"ls -A /host | grep .": false},
 		"home": {"cat /host/secret": runAs.uid != 0, "touch /host/new": runAs.uid != 0, "ls /host/usr": false},
 		"ro":   {"cat /host" + readable + "/file": true, "touch /host" + readable + "/new": false, "mount -o remount,rw /host": false},
 		"rw":   {"cat /host" + readable + "/file": true, "touch /host" + readable + "/new": runAs.uid != 0},

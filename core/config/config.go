@@ -37,6 +37,9 @@ type Settings struct {
 	// Crontabs says whether crontabs are honoured; by default those of imported
 	// environments are, and the host's left to its own cron.
 	Crontabs *bool `toml:"crontabs,omitempty"`
+	// Host is what an imported environment sees of the host's files: "home", "ro"
+	// or "rw". The user alone can say it.
+	Host string `toml:"host,omitempty"`
 	// AutoUpdate is "none" (the default), "security" or "all".
 	AutoUpdate string `toml:"auto-update,omitempty"`
 }
@@ -51,11 +54,13 @@ type Mount struct {
 
 // File is the user's configuration.
 type File struct {
+	// Store is the directory of imported environments; empty: the usual one.
+	Store        string              `toml:"store,omitempty"`
 	Environments map[string]Settings `toml:"environment"`
 }
 
 // reserved are keys to come: they are refused as such.
-var reserved = []string{"host", "network", "init", "store"}
+var reserved = []string{"network", "init"}
 
 // Inside is the path of an environment's own configuration.
 const Inside = "/etc/lx.toml"
@@ -65,16 +70,27 @@ const maxFile = 1 << 20
 
 // Load is what the user says of the environment; nothing where there is no file.
 func Load(dir, name string) (Settings, error) {
+	f, err := load(dir)
+	return f.Environments[name], err
+}
+
+// Store is the user's place for imported environments; empty: the usual one.
+func Store(dir string) (string, error) {
+	f, err := load(dir)
+	return f.Store, err
+}
+
+func load(dir string) (File, error) {
 	path := filepath.Join(dir, "config.toml")
 	b, err := read(path)
 	if err != nil || b == nil {
-		return Settings{}, err
+		return File{}, err
 	}
 	f, err := Parse(b)
 	if err != nil {
-		return Settings{}, fmt.Errorf("cannot read %s: %w", path, err)
+		return File{}, fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	return f.Environments[name], nil
+	return f, nil
 }
 
 // LoadInside is what the environment says of itself. It has to be called inside.
@@ -124,6 +140,9 @@ func Parse(b []byte) (File, error) {
 		return File{}, err
 	}
 	var errs []error
+	if f.Store != "" && !filepath.IsAbs(f.Store) {
+		errs = append(errs, fmt.Errorf("store %q: want an absolute path", f.Store))
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Environments)) {
 		if err := f.Environments[name].check(); err != nil {
 			errs = append(errs, fmt.Errorf("environment %s: %w", name, err))
@@ -137,6 +156,9 @@ func ParseSettings(b []byte) (Settings, error) {
 	var s Settings
 	if err := decode(b, &s); err != nil {
 		return Settings{}, err
+	}
+	if s.Host != "" {
+		return Settings{}, errors.New("host is not for an environment to say: it is a key of the user's config.toml")
 	}
 	return s, s.check()
 }
@@ -166,6 +188,9 @@ func decode(b []byte, into any) error {
 func (s Settings) check() error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !slices.Contains([]string{"", "home", "ro", "rw"}, s.Host) {
+		wrong(`host %q: want "home", "ro" or "rw"`, s.Host)
+	}
 	for i, m := range s.Mounts {
 		switch {
 		case m.Source == "" || m.Type == "":

@@ -40,7 +40,7 @@ files = 64
 
 func TestRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"user = \"x\"\nhost = \"ro\"":             `line 2: not supported yet: "host"`,
+		"user = \"x\"\nhost = \"ro\"":             "host is not for an environment to say",
 		"network = \"own\"":                       `not supported yet: "network"`,
 		"usr = \"x\"":                             `line 1: unknown key "usr"`,
 		"\n[limits]\nfile = 1":                    `line 3: unknown key "limits.file"`,

@@ -20,7 +20,8 @@ var fstabTypes = []string{"cifs", "smb3", "nfs", "nfs4", "sshfs", "fuse.sshfs"}
 const fstabLimit = 20 * time.Second
 
 // mountFstab runs mount -a where the environment has files of its own and
-// these name network file systems. Failures are in the environment's log.
+// these name network file systems, before the first session. What fails is in the
+// environment's log, and tried again by the unit mount@fstab.
 func (in *initProcess) mountFstab() {
 	defer close(in.mounted)
 	if !in.cfg.OwnRoot {

@@ -244,11 +244,14 @@ func (s *Store) Default() (string, error) {
 	return name, nil
 }
 
-// DefaultName is Default of the store at DefaultDir, which need not exist.
-func DefaultName() (string, error) {
-	dir, err := DefaultDir()
-	if err != nil {
-		return "", err
+// DefaultName is Default of the store at dir, or at DefaultDir where dir is
+// empty; it need not exist.
+func DefaultName(dir string) (string, error) {
+	if dir == "" {
+		var err error
+		if dir, err = DefaultDir(); err != nil {
+			return "", err
+		}
 	}
 	return (&Store{dir}).Default()
 }

@@ -47,7 +47,7 @@ nothing is imported.`,
 			if err != nil {
 				return err
 			}
-			st, err := store.Open("")
+			st, err := openStore()
 			if err != nil {
 				return err
 			}
@@ -165,7 +165,7 @@ attributes that it was imported with, to FILE or to standard output.`,
 			if len(args) < 1 || len(args) > 2 {
 				return usageError{errors.New("lx export wants NAME and at most one FILE")}
 			}
-			st, err := store.Open("")
+			st, err := openStore()
 			if err != nil {
 				return err
 			}

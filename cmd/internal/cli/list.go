@@ -10,7 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/store"
 )
 
 // connect is the user's daemon, which is started if need be.
@@ -20,6 +22,32 @@ func connect(ctx context.Context) (*api.Daemon, error) {
 		return nil, err
 	}
 	return api.Connect(ctx, dirs, version)
+}
+
+// openStore opens the user's store, where the configuration says it is.
+func openStore() (*store.Store, error) {
+	at, err := storeDir()
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(at)
+}
+
+// defaultName is the default environment, whether or not there is a store.
+func defaultName() (string, error) {
+	at, err := storeDir()
+	if err != nil {
+		return "", err
+	}
+	return store.DefaultName(at)
+}
+
+func storeDir() (string, error) {
+	dirs, err := env.UserDirs()
+	if err != nil {
+		return "", err
+	}
+	return config.Store(dirs.Config)
 }
 
 func newList() *cobra.Command {

@@ -31,7 +31,7 @@ func newDefault() *cobra.Command {
 		Example: "  lx default\n  lx default debian\n  lx default host",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				name, err := store.DefaultName()
+				name, err := defaultName()
 				if err == nil {
 					_, err = fmt.Fprintln(cmd.OutOrStdout(), name)
 				}
@@ -95,7 +95,7 @@ func newUsage() *cobra.Command {
 which it may share with others.`,
 		Example: "  lx usage\n  lx usage debian --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			st, err := store.Open("")
+			st, err := openStore()
 			if err != nil {
 				return err
 			}

@@ -50,7 +50,7 @@ func addEnv(f *pflag.FlagSet, name *string) {
 // environment is the one that was named, or the default.
 func environment(name string) (string, error) {
 	if name == "" {
-		def, err := store.DefaultName()
+		def, err := defaultName()
 		if err != nil {
 			return "", err
 		}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/store"
 )
@@ -76,7 +77,11 @@ func Serve(ctx context.Context, version string, ready func()) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errors.New("the daemon runs already")
 	}
-	st, err := store.Open("")
+	at, err := config.Store(dirs.Config)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(at)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 			return fmt.Errorf("cannot start %s with the map %q: its files were imported with %q", name, o.Map, rec.Map)
 		}
 		root := st.Root(rec)
+		cfg.Host = env.Host(cfg.Settings.Host)
 		cfg.Hidden = []string{st.Dir(), d.Runtime, d.State, d.Config}
 		o.Map, cfg.Root, cfg.Env, choose = rec.Map, &root, rec.Env, ns.ChooseOwn
 	}
