@@ -173,7 +173,12 @@ func TestImages(t *testing.T) {
 			files := []string{"bin/sh:7", "etc/new:7", "opt/b:7", file + ":7"}
 			slices.Sort(files)
 			want := strings.Join(files, " ")
-			for i, source := range []string{"oci:" + at + "/oci", "docker-archive:" + at + "/docker.tar", "docker://" + pull} {
+			sources := map[string][]string{ // several of one image share its layers
+				"dnf":    {"oci:" + at + "/oci", "docker-archive:" + at + "/docker.tar"},
+				"apk":    {"docker://" + pull},
+				"pacman": {"docker-archive:" + at + "/docker.tar"},
+			}[like]
+			for i, source := range sources {
 				env := fmt.Sprint("e", i)
 				if err := doImport(st, m, env, source); err != nil {
 					t.Fatal(err)
@@ -191,7 +196,10 @@ func TestImages(t *testing.T) {
 				t.Fatal(err)
 			}
 			if want := 2; len(layers) != want && !feature.Missing(feature.Overlay) {
-				t.Errorf("%d layers for three environments of one image, want %d", len(layers), want)
+				t.Errorf("%d layers for environments of one image, want %d", len(layers), want)
+			}
+			if len(sources) < 2 {
+				return
 			}
 			if err := st.Remove(context.Background(), "e0"); err != nil {
 				t.Fatal(err)
