@@ -12,16 +12,16 @@ import (
 )
 
 // Where several names of one directory are looked up in short order, it is
-// listed once, in the background, and look-ups are answered from that – also of
-// names that are not there – for as long as the kernel might have kept what it
-// was told when the server was asked. Own changes void what was listed.
+// listed once, in the background, and look-ups are answered from that for as
+// long as the kernel might have kept what it was told when the server was asked:
+// that a name is not there only where its absence may be kept, since what others
+// make is wanted at once. Own changes void what was listed.
 
 const (
 	fewLookups  = 4                     // so many slow ones in a listing's life are worth a listing
 	slowLookup  = 50 * time.Microsecond // one that takes less is not worth sparing
 	maxListed   = 1 << 16               // names kept, of all directories
 	maxLife     = 30 * time.Second      // of a listing
-	absentLife  = time.Second           // how long it tells what is not there
 	wastedPause = 8                     // a listing that did not pay is not made again for so many times what it took
 )
 
@@ -197,7 +197,7 @@ func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok
 		f.mu.Unlock()
 		return e, 0, false
 	case found == nil:
-		ok = l.whole && age < absentLife && !f.opts.AskAbsent && !l.mayBe(name)
+		ok = l.whole && age < f.opts.NegativeTimeout && !f.opts.AskAbsent && !l.mayBe(name)
 		if ok {
 			l.saved++
 		}
@@ -206,6 +206,7 @@ func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok
 			return e, 0, false
 		}
 		e, no = f.absent()
+		e.EntryValid -= age
 		return e, no, true
 	}
 	l.saved++

@@ -57,6 +57,14 @@ func (b *bed) find(name string, want syscall.Errno) fuse.Entry {
 	return e
 }
 
+// absent looks up a name whose absence the kernel may keep.
+func (b *bed) absent(name string) {
+	b.Helper()
+	if e, no := b.fs.Lookup(b.ctx, fuse.RootID, name); no != 0 || e.Node != 0 || e.EntryValid <= 0 {
+		b.Errorf("look-up of %s: node %d, valid for %v, %v", name, e.Node, e.EntryValid, no)
+	}
+}
+
 // asks checks how often the server is asked for a name meanwhile.
 func (b *bed) asks(want int, do func()) {
 	b.Helper()
@@ -68,7 +76,7 @@ func (b *bed) asks(want int, do func()) {
 }
 
 func TestLookupsFromListing(t *testing.T) {
-	b := lookedUp(t, Options{AttrTimeout: time.Hour, EntryTimeout: time.Hour}, 100)
+	b := lookedUp(t, Options{AttrTimeout: time.Hour, EntryTimeout: time.Hour, NegativeTimeout: time.Hour}, 100)
 	b.asks(0, func() {
 		for i := fewLookups; i < 100; i++ {
 			e := b.find(fmt.Sprint("f", i), 0)
@@ -77,16 +85,25 @@ func TestLookupsFromListing(t *testing.T) {
 			}
 		}
 		for i := range 100 {
-			b.find(fmt.Sprint("absent", i), syscall.ENOENT)
+			b.absent(fmt.Sprint("absent", i))
 		}
 	})
 	// What was given away, and what may be another spelling, is asked for.
 	b.asks(6, func() {
 		b.find("f50", 0)
 		for _, name := range []string{"F50", "F~1", "f50.", "f50 ", "fü"} {
-			b.find(name, syscall.ENOENT)
+			b.absent(name)
 		}
 	})
+	b.end(nil)
+}
+
+// TestListingAbsent: what another client has just made is found, where absence
+// may not be kept.
+func TestListingAbsent(t *testing.T) {
+	b := lookedUp(t, Options{AttrTimeout: time.Hour, EntryTimeout: time.Hour}, 40)
+	b.elsewhere("young", 0, []byte("x"))
+	b.asks(1, func() { b.find("young", 0) })
 	b.end(nil)
 }
 
