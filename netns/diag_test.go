@@ -30,7 +30,7 @@ func TestDump(t *testing.T) {
 			return [][]byte{append(netnstest.Socket(r.Seq, netnstest.Inet{Local: local6, State: 7, Cookie: 3, V6Only: true}), netnstest.Done(r.Seq)...)}
 		}
 	}))
-	defer c.Close()
+	defer c.close()
 	got, missing, err := c.sockets(Query{Protocols: []Protocol{TCP, UDPLite}})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestBadAnswers(t *testing.T) {
 		} else if name == "refused" && !errors.Is(err, unix.EACCES) {
 			t.Errorf("%s: %v", name, err)
 		}
-		c.Close()
+		c.close()
 	}
 }
 

@@ -52,15 +52,13 @@ func NewReader() *Reader {
 }
 
 // Close frees what the reader holds.
-func (r *Reader) Close() error {
+func (r *Reader) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var errs []error
 	for _, c := range r.conns {
-		errs = append(errs, c.Close())
+		c.close()
 	}
 	clear(r.conns)
-	return errors.Join(errs...)
 }
 
 // Read looks at what q chooses in every namespace that may be seen.
@@ -129,7 +127,7 @@ func (r *Reader) socketsOf(n *Namespace, q Query) ([]Socket, []Protocol, error) 
 	if err != nil {
 		// An answer may be half read.
 		delete(r.conns, n.Inode)
-		c.Close()
+		c.close()
 		return nil, nil, err
 	}
 	if n.Own && slices.Contains(missing, TCP) { // a kernel without inet_diag
@@ -154,7 +152,7 @@ func (r *Reader) conn(n *Namespace) (*conn, error) {
 func (r *Reader) forget(spaces []*Namespace) {
 	for inode, c := range r.conns {
 		if !slices.ContainsFunc(spaces, func(n *Namespace) bool { return n.Inode == inode }) {
-			c.Close()
+			c.close()
 			delete(r.conns, inode)
 		}
 	}

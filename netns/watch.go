@@ -39,12 +39,12 @@ func Watch(ctx context.Context, r *Reader, q Query, f func(*Snapshot, []Event) e
 		}, func() {})
 	})
 	err = watch(ctx, r, q, gone, f)
-	closed := events.Close()
+	events.close()
 	wg.Wait()
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
-	return errors.Join(err, eventsErr, closed)
+	return errors.Join(err, eventsErr)
 }
 
 func watch(ctx context.Context, r *Reader, q Query, gone <-chan Socket, f func(*Snapshot, []Event) error) error {

@@ -155,8 +155,8 @@ func parsePort(text string) (port, error) {
 // read takes one look.
 func read(q netns.Query) (*netns.Snapshot, error) {
 	r := netns.NewReader()
-	s, err := r.Read(q)
-	return s, errors.Join(err, r.Close())
+	defer r.Close()
+	return r.Read(q)
 }
 
 // unseen says what a command could not take into account.

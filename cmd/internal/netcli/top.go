@@ -77,6 +77,7 @@ func runTop(ctx context.Context, t term, in *os.File, o selection, q netns.Query
 	looks := make(chan look)
 	watched := make(chan error, 1)
 	r := netns.NewReader()
+	defer r.Close()
 	go func() {
 		watched <- netns.Watch(ctx, r, q, func(s *netns.Snapshot, events []netns.Event) error {
 			select {
@@ -97,12 +98,12 @@ func runTop(ctx context.Context, t term, in *os.File, o selection, q netns.Query
 				cancel()
 			}
 		case err := <-watched:
-			return errors.Join(err, r.Close())
+			return err
 		}
 		width, height := screen(t.out)
 		if _, err := io.WriteString(t.out, d.frame(width, height)); err != nil {
 			cancel()
-			return errors.Join(err, <-watched, r.Close())
+			return errors.Join(err, <-watched)
 		}
 	}
 }
