@@ -87,14 +87,22 @@ func TestScreen(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	for _, argv := range [][]string{{"a-server-with-a-rather-long-name", "listen", "tcp4", "0.0.0.0:9090"}, {"second", "listen", "tcp6", "[::1]:9090"}} {
-		cmd := exec.Command(filepath.Join(dir, argv[0]))
-		cmd.Args = argv[1:]
+	start := func(name, network, addr string) *exec.Cmd {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(dir, name))
+		cmd.Args = []string{"listen", network, addr}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		return cmd
 	}
+	end := func(cmd *exec.Cmd) {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	first, second := start("a-server-with-a-rather-long-name", "tcp4", "0.0.0.0:9090"), start("second", "tcp6", "[::1]:9090")
+	defer end(first)
+	defer func() { end(second) }()
 	for _, width := range []int{80, 200} {
 		t.Run(fmt.Sprint(width), func(t *testing.T) {
 			socket := filepath.Join(dir, fmt.Sprint(width))
@@ -128,7 +136,7 @@ func TestScreen(t *testing.T) {
 			}
 			run := "(exec -a lxnet " + filepath.Join(dir, "lxnet") + " "
 			tmux("send-keys", "exec bash", "Enter")
-			tmux("send-keys", "PS1=; clear; "+run+"ports); echo end-$((1+1))", "Enter")
+			tmux("send-keys", "PS1=; clear; "+run+"ports --port 9090); echo end-$((1+1))", "Enter")
 			text := shown("end-2", "LISTEN", "9090", "NETID")
 			for line := range strings.Lines(text) {
 				if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
@@ -146,17 +154,12 @@ func TestScreen(t *testing.T) {
 				t.Error("what is shared has no colour")
 			}
 
-			tmux("send-keys", "clear; "+run+"top); echo end-$((2+2))", "Enter")
+			tmux("send-keys", "clear; "+run+"top --port 9090); echo end-$((2+2))", "Enter")
 			shown("lxnet top", "shared", "CHANGES", "9090")
-			third := exec.Command(filepath.Join(dir, "second"))
-			third.Args = []string{"listen", "tcp4", "127.0.0.1:9191"}
-			if err := third.Start(); err != nil {
-				t.Fatal(err)
-			}
-			shown("+ tcp 127.0.0.1:9191")
-			_ = third.Process.Kill()
-			_ = third.Wait()
-			shown("- tcp 127.0.0.1:9191")
+			end(second)
+			shown("- tcp [::1]:9090")
+			second = start("second", "tcp6", "[::1]:9090")
+			shown("+ tcp [::1]:9090")
 			tmux("resize-window", "-x", fmt.Sprint(width-20), "-y", "15")
 			shown("lxnet top", "CHANGES")
 			tmux("send-keys", "q")
