@@ -66,6 +66,9 @@ type Ledger struct {
 const (
 	ledgerLimit = 1 << 20 // bytes; there are two files at most
 	ledgerQueue = 4096    // records that wait to be written
+	// gather is how long the writer sleeps between looks, for to wake it costs
+	// a bind more than all the rest.
+	gather = 5 * time.Millisecond
 )
 
 func openLedger(path string, log *slog.Logger) (*Ledger, error) {
@@ -135,6 +138,9 @@ func (l *Ledger) write() {
 		if err != nil && l.err == nil {
 			l.err = fmt.Errorf("cannot write the ledger of ports: %w", err)
 			l.log.Error("ports", "err", l.err)
+		}
+		if len(l.records) == 0 {
+			time.Sleep(gather)
 		}
 	}
 }
