@@ -12,8 +12,8 @@ import (
 	"github.com/lxbridge/lx/mount/volume"
 )
 
-// dial4 mounts by version 4.minor.
-func (c *Config) dial4(ctx context.Context, minor uint32) (volume.Volume, error) {
+// dial4At mounts by version 4.minor from this server.
+func (c *Config) dial4At(ctx context.Context, minor uint32) (volume.Volume, error) {
 	calls := c.call()
 	calls.Addr = net.JoinHostPort(c.Host, strconv.Itoa(cmp.Or(c.Port, Port)))
 	calls.Program, calls.Version = program, 4

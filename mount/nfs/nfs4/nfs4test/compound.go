@@ -172,6 +172,9 @@ func (k *call) do(op compound.Op) compound.Status {
 			return 70 // STALE
 		}
 	case compound.OpGetFH:
+		if _, ok := k.moved[strings.TrimPrefix(k.current, "/")]; ok {
+			return compound.ErrMoved
+		}
 		k.e.String(k.current)
 	case compound.OpSaveFH:
 		k.saved = k.current
@@ -182,7 +185,7 @@ func (k *call) do(op compound.Op) compound.Status {
 		if k.current != "/" {
 			return compound.ErrNotDir
 		}
-		if k.files[name] == nil {
+		if _, ok := k.moved[name]; !ok && k.files[name] == nil {
 			return compound.ErrNoEnt
 		}
 		k.current = "/" + name
@@ -294,6 +297,10 @@ func (k *call) getAttr() {
 			want[i] = w
 		}
 	}
+	if l, ok := k.moved[strings.TrimPrefix(k.current, "/")]; ok {
+		k.locations(l)
+		return
+	}
 	f, typ := k.file(), uint32(compound.TypeRegular)
 	if f == nil {
 		f, typ = &file{change: 1}, compound.TypeDirectory
@@ -332,6 +339,23 @@ func (k *call) getAttr() {
 		if want.Has(a.attr) {
 			a.put()
 		}
+	}
+	k.e.Set(n, uint32(k.e.Since(n)))
+}
+
+// locations answers fs_locations, all that can be asked of what has moved.
+func (k *call) locations(l location) {
+	k.e.Uint32(1)
+	k.e.Uint32(1 << compound.AttrFSLocations)
+	n := k.e.Hold()
+	k.e.Uint32(1)
+	k.e.String(strings.TrimPrefix(k.current, "/"))
+	k.e.Uint32(1)
+	k.e.Uint32(1)
+	k.e.String(l.host)
+	k.e.Uint32(uint32(len(l.path)))
+	for _, name := range l.path {
+		k.e.String(name)
 	}
 	k.e.Set(n, uint32(k.e.Since(n)))
 }

@@ -28,6 +28,7 @@ type Server struct {
 	clients  map[uint64]*client
 	sessions map[compound.SessionID]*session
 	files    map[string]*file
+	moved    map[string]location
 	conns    map[*conn]bool
 	fail     func(compound.Op) compound.Status
 	lose     int // answers to lose, with their connection
@@ -90,7 +91,7 @@ func New(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{listener: l, files: map[string]*file{}, conns: map[*conn]bool{}, counts: map[compound.Op]int{}, instance: 1}
+	s := &Server{listener: l, files: map[string]*file{}, moved: map[string]location{}, conns: map[*conn]bool{}, counts: map[compound.Op]int{}, instance: 1}
 	s.clear()
 	s.work.Go(s.accept)
 	t.Cleanup(func() {
@@ -206,6 +207,19 @@ func (s *Server) Locks(name string) int {
 		return len(f.locks)
 	}
 	return 0
+}
+
+// location is where another server has a directory.
+type location struct {
+	host string
+	path []string
+}
+
+// Refer has a name of the directory be on another server.
+func (s *Server) Refer(name, host string, path ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.moved[name] = location{host, path}
 }
 
 // conn is a client's connection.
