@@ -356,6 +356,9 @@ func (s *Session) renew() {
 	}
 }
 
+// heedTime is the least time between two looks at what SEQUENCE's flags tell.
+const heedTime = time.Second
+
 // heed acts upon what SEQUENCE's flags say.
 func (s *Session) heed(c *Conn, flags uint32) {
 	s.last.Store(time.Now().UnixNano())
@@ -363,7 +366,17 @@ func (s *Session) heed(c *Conn, flags uint32) {
 		return
 	}
 	s.work.Go(func() {
-		defer s.bad.Store(false)
+		// The flags stay until what they tell of is mended: once a second is
+		// often enough to try.
+		defer func() {
+			t := time.NewTimer(heedTime)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-s.ctx.Done():
+			}
+			s.bad.Store(false)
+		}()
 		if flags&compound.SeqRestartReclaimNeeded != 0 {
 			s.lose(c)
 			return
