@@ -242,9 +242,10 @@ func (f *FS) listedAttr(i *inode) (a volume.Attr, valid time.Duration, ok bool) 
 
 // mayBe says that a server could know name, which it did not list, by another
 // spelling: in the other case, normalised, shortened to 8.3, or without what
-// Windows cuts off at the end.
+// Windows cuts off at the end. One that may be too long is the server's to
+// refuse.
 func (l *listing) mayBe(name string) bool {
-	if strings.HasSuffix(name, ".") || strings.HasSuffix(name, " ") {
+	if len(name) > 255 || strings.HasSuffix(name, ".") || strings.HasSuffix(name, " ") {
 		return true
 	}
 	for i := range len(name) {

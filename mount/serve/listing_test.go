@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -88,8 +89,9 @@ func TestLookupsFromListing(t *testing.T) {
 			b.absent(fmt.Sprint("absent", i))
 		}
 	})
-	// What was given away, and what may be another spelling, is asked for.
-	b.asks(6, func() {
+	// What was given away, and what may be another spelling or too long, is asked for.
+	b.asks(7, func() {
+		b.find(strings.Repeat("n", 256), syscall.ENAMETOOLONG)
 		b.find("f50", 0)
 		for _, name := range []string{"F50", "F~1", "f50.", "f50 ", "fü"} {
 			b.absent(name)
