@@ -581,6 +581,38 @@ func TestHiddenLinked(t *testing.T) {
 	b.end(nil)
 }
 
+// TestUnlinkOfJustClosed: the server has a file open a moment longer than the
+// kernel; who removes it meanwhile does not hear of that, unless it stays so.
+func TestUnlinkOfJustClosed(t *testing.T) {
+	b := newBed(t, Options{})
+	b.vol.features = func(f *volume.Features) { f.UnlinkOpen = false }
+	b.fs.feat = b.vol.Features()
+	var tries int
+	for _, busy := range []int{3, inUseTries + 1} {
+		node, fh := b.create("f")
+		b.fs.Release(node, fh, 0, 0)
+		tries = 0
+		b.vol.on(func(_ context.Context, op, _ string) error {
+			if op == "unlink" {
+				if tries++; tries <= busy {
+					return syscall.EBUSY
+				}
+			}
+			return nil
+		})
+		want := syscall.Errno(0)
+		if busy > inUseTries {
+			want = syscall.EBUSY
+		}
+		if no := b.fs.Unlink(b.ctx, fuse.RootID, "f"); no != want {
+			t.Errorf("busy %d times: %v, want %v", busy, no, want)
+		}
+		b.vol.on(nil)
+		b.fs.Forget(node, 1)
+	}
+	b.end(nil)
+}
+
 // TestHidden: a file removed or replaced while open lives on, unseen, until
 // its last close; where the rename that was to replace it fails it is back.
 func TestHidden(t *testing.T) {

@@ -32,7 +32,7 @@ type grave struct {
 // takeName has do take name in p away, by removing it or renaming over it. An
 // open file is renamed out of the way first, and removed at its last close.
 func (f *FS) takeName(ctx context.Context, p *inode, name string, do func(hidden bool) error) error {
-	for {
+	for n := 0; ; n++ {
 		g, err := f.hide(ctx, p, name)
 		if err != nil {
 			return err
@@ -43,10 +43,29 @@ func (f *FS) takeName(ctx context.Context, p *inode, name string, do func(hidden
 		if g != nil {
 			return errors.Join(err, f.unhide(g))
 		}
-		if i := f.child(p, name); f.feat.UnlinkOpen || i == nil || !i.open() {
+		switch i := f.child(p, name); {
+		case f.feat.UnlinkOpen || i == nil:
 			return err
-		} // else it was opened meanwhile
+		case i.open(): // since
+		case errors.Is(err, syscall.EBUSY) && n < inUseTries && f.inUse(ctx): // its last handle is being closed
+		default:
+			return err
+		}
 	}
+}
+
+// inUseTries bounds how often what is in use for a moment more is tried again.
+const inUseTries = 100
+
+// inUse waits a moment; false where there is nothing to wait for any more.
+func (f *FS) inUse(ctx context.Context) bool {
+	select {
+	case <-time.After(10 * time.Millisecond):
+		return f.ctx.Err() == nil
+	case <-f.ctx.Done():
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // hide renames an open file out of the way; it answers nil where that need not be.
@@ -122,12 +141,8 @@ func (f *FS) exhume(i *inode) {
 	f.mu.Unlock()
 	p, name := g.dir, g.hidden
 	err := f.vol.Unlink(f.ctx, p.node, name)
-	for n := 0; errors.Is(err, syscall.EBUSY) && n < 100 && f.ctx.Err() == nil; n++ {
-		// Somebody still reads its attributes through the handle: not for long.
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-f.ctx.Done():
-		}
+	// Somebody may still read its attributes through the handle: not for long.
+	for n := 0; errors.Is(err, syscall.EBUSY) && n < inUseTries && f.inUse(f.ctx); n++ {
 		err = f.vol.Unlink(f.ctx, p.node, name)
 	}
 	if err != nil && !errors.Is(err, syscall.ENOENT) {
