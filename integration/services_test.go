@@ -127,7 +127,7 @@ func TestSSHService(t *testing.T) {
 		}
 		return nil
 	})
-	if took := time.Since(killed); took > 2*time.Second { // half a second, and the login
+	if took := time.Since(killed); took > 5*time.Second { // half a second, and the login, on a busy machine
 		t.Errorf("a killed sshd is back after %v", took)
 	}
 	if now := w.service("ssh"); now.Restarts != 1 || now.Why != "killed by SIGKILL" {

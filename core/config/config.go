@@ -40,8 +40,6 @@ type Settings struct {
 	// Host is what an imported environment sees of the host's files: "home", "ro"
 	// or "rw". The user alone can say it.
 	Host string `toml:"host,omitempty"`
-	// AutoUpdate is "none" (the default), "security" or "all".
-	AutoUpdate string `toml:"auto-update,omitempty"`
 }
 
 // Mount is one as of mount(8).
@@ -60,7 +58,7 @@ type File struct {
 }
 
 // reserved are keys to come: they are refused as such.
-var reserved = []string{"network", "init"}
+var reserved = []string{"network", "init", "auto-update"}
 
 // Inside is the path of an environment's own configuration.
 const Inside = "/etc/lx.toml"
@@ -213,9 +211,6 @@ func (s Settings) check() error {
 			wrong("env: %q is no variable", k)
 		}
 	}
-	if !slices.Contains([]string{"", "none", "security", "all"}, s.AutoUpdate) {
-		wrong("auto-update = %q: want none, security or all", s.AutoUpdate)
-	}
 	if strings.ContainsAny(s.User, ":\n\x00") {
 		wrong("user = %q: want a name", s.User)
 	}
@@ -247,9 +242,6 @@ func (s Settings) Merge(inside Settings) Settings {
 	s.Services = slices.Concat(s.Services, inside.Services)
 	if s.Crontabs == nil {
 		s.Crontabs = inside.Crontabs
-	}
-	if s.AutoUpdate == "" {
-		s.AutoUpdate = inside.AutoUpdate
 	}
 	for _, l := range []struct{ own, theirs **uint64 }{
 		{&s.Limits.Files, &inside.Limits.Files}, {&s.Limits.Processes, &inside.Limits.Processes}, {&s.Limits.Core, &inside.Limits.Core},

@@ -19,7 +19,6 @@ func TestLoad(t *testing.T) {
 user = "anna"
 env = {A = "b"}
 services = ["ssh"]
-auto-update = "security"
 [[environment.debian.mount]]
 source = "//nas/x"
 target = "/mnt"
@@ -46,7 +45,7 @@ func TestRefuses(t *testing.T) {
 		"\n[limits]\nfile = 1":                    `line 3: unknown key "limits.file"`,
 		"user =":                                  "line 1",
 		"services = [\"../x\"]":                   "service name",
-		"auto-update = \"some\"":                  "auto-update",
+		"auto-update = \"all\"":                   `not supported yet: "auto-update"`,
 		"[[mount]]\nsource = \"x\"\ntype = \"y\"": "absolute",
 		"[[mount]]\nsource = \"x\"\ntype = \"y\"\ntarget = \"/x\"\noptions = \"ro,password=p\"": "credentials=FILE",
 		"[[mount]]\ntarget = \"/x\"": "want source",
@@ -66,10 +65,10 @@ func TestMerge(t *testing.T) {
 	one, two := uint64(1), uint64(2)
 	a := Settings{User: "a", Env: map[string]string{"X": "a"}, Services: []string{"s"}}
 	a.Limits.Files, a.Limits.Core = &one, &two
-	b := Settings{User: "b", Env: map[string]string{"X": "b", "Y": "b"}, Services: []string{"t"}, AutoUpdate: "all"}
+	b := Settings{User: "b", Env: map[string]string{"X": "b", "Y": "b"}, Services: []string{"t"}}
 	b.Limits.Files, b.Limits.Core = &two, &one
 	m := a.Merge(b)
-	if m.User != "a" || m.Env["X"] != "a" || m.Env["Y"] != "b" || len(m.Services) != 2 || m.AutoUpdate != "all" || *m.Limits.Files != 1 || *m.Limits.Core != 1 {
+	if m.User != "a" || m.Env["X"] != "a" || m.Env["Y"] != "b" || len(m.Services) != 2 || *m.Limits.Files != 1 || *m.Limits.Core != 1 {
 		t.Errorf("%+v", m)
 	}
 }

@@ -252,8 +252,7 @@ func openSocket(ctx context.Context, so service.Socket) (*os.File, error) {
 			err = os.Chmod(address, os.FileMode(mode))
 		}
 		if err != nil {
-			l.Close()
-			return nil, err
+			return nil, errors.Join(err, l.Close())
 		}
 		c = l
 	default:
@@ -263,8 +262,8 @@ func openSocket(ctx context.Context, so service.Socket) (*os.File, error) {
 		}
 		c = l.(*net.TCPListener)
 	}
-	defer c.Close()
-	return c.File()
+	f, err := c.File()
+	return f, errors.Join(err, c.Close())
 }
 
 func (v *svc) closeSockets() {

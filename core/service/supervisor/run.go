@@ -412,7 +412,8 @@ func stdinOf(text string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot prepare standard input: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "stdin")
-	if _, err := f.WriteString(text); err == nil {
+	_, err = f.WriteString(text)
+	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {

@@ -254,13 +254,12 @@ func TestLife(t *testing.T) {
 	if st.State != service.Active || st.PID == 0 || st.Processes != 1 || st.Enabled {
 		t.Errorf("%+v", st)
 	}
-	began := time.Now()
 	if err := unix.Kill(st.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	again := b.until("web", func(s Status) bool { return s.State == service.Active && s.PID != st.PID })
-	if took := time.Since(began); took > time.Second || again.Restarts != 1 || again.Why != "killed by SIGKILL" {
-		t.Errorf("back after %v: %+v", took, again)
+	if again.Restarts != 1 || again.Why != "killed by SIGKILL" {
+		t.Errorf("%+v", again)
 	}
 	b.must(Stop, "web")
 	if st := b.status("web"); st.State != service.Inactive || st.Why != "stopped" || st.PID != 0 {
