@@ -182,6 +182,9 @@ func TestExport(t *testing.T) {
 		if h := found["dev/odd"]; h == nil || h.Typeflag != tar.TypeChar || h.Devmajor != 10 || h.Devminor != 200 {
 			t.Errorf("dev/odd: %+v", h)
 		}
+		if h := found["new"]; h == nil || h.Uid != 33 || h.Gid != 44 {
+			t.Errorf("a file whose owner was changed inside: %+v", h)
+		}
 		if found["etc/group"] != nil || found["new"] == nil || found["bin/busybox"] == nil {
 			t.Errorf("the tree is not as it was left")
 		}

@@ -86,7 +86,7 @@ func LockStart(ctx context.Context, d Dirs, name string) (unlock func(), err err
 	case err = <-taken:
 	case <-ctx.Done():
 		go func() {
-			_ = <-taken // whatever it says, the lock ends with the file
+			<-taken // whatever it says, the lock ends with the file
 			lock.Close()
 		}()
 		return nil, fmt.Errorf("cannot wait for who starts or stops environment %s: %w", name, context.Cause(ctx))
