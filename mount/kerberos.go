@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,22 +65,89 @@ func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*client.C
 	return c, nil
 }
 
+// errMalformed stands for the library's own words, which may have keys in them.
+var errMalformed = errors.New("it is malformed")
+
 // fromCache and fromKeytab parse files of a guest's with a library that does
 // not check every length: a malformed one is an error here, not the broker's end.
 func fromCache(text []byte, conf *config.Config) (c *client.Client, err error) {
 	defer malformed(&err)
+	if !wellFormedCache(text) {
+		return nil, errMalformed
+	}
 	var cache credentials.CCache
-	if err := cache.Unmarshal(text); err != nil {
-		return nil, err
+	if cache.Unmarshal(text) != nil {
+		return nil, errMalformed
 	}
 	return client.NewFromCCache(&cache, conf, client.DisablePAFXFAST(true))
+}
+
+// cursor walks a credential cache and knows when it ends.
+type cursor struct {
+	rest []byte
+	bad  bool
+}
+
+func (c *cursor) take(n uint64) []byte {
+	if n > uint64(len(c.rest)) {
+		c.rest, c.bad = nil, true
+		return make([]byte, 4)
+	}
+	p := c.rest[:n]
+	c.rest = c.rest[n:]
+	return p
+}
+
+func (c *cursor) number() uint64 { return uint64(binary.BigEndian.Uint32(c.take(4))) }
+func (c *cursor) data()          { c.take(c.number()) }
+
+// each walks over a counted list.
+func (c *cursor) each(skip uint64) {
+	for n := c.number(); n > 0 && !c.bad; n-- {
+		c.take(skip)
+		c.data()
+	}
+}
+
+func (c *cursor) principal() {
+	c.take(4) // name type
+	n := c.number()
+	for c.data(); n > 0 && !c.bad; n-- { // the realm, the components
+		c.data()
+	}
+}
+
+// wellFormedCache says whether all lengths in a cache of version 3 or 4 are
+// true (MIT Kerberos, "Credential cache file format").
+func wellFormedCache(text []byte) bool {
+	if len(text) < 4 || text[0] != 5 || text[1] != 3 && text[1] != 4 {
+		return false
+	}
+	c, keyType := &cursor{rest: text[2:]}, uint64(4) // version 3 has it twice
+	if text[1] == 4 {
+		keyType = 2
+		c.take(uint64(binary.BigEndian.Uint16(c.take(2))))
+	}
+	c.principal()
+	for len(c.rest) > 0 {
+		c.principal()
+		c.principal()
+		c.take(keyType)
+		c.data()
+		c.take(4*4 + 1 + 4) // times, is_skey, flags
+		c.each(2)           // addresses
+		c.each(2)           // authorization data
+		c.data()
+		c.data()
+	}
+	return !c.bad
 }
 
 func fromKeytab(text []byte, conf *config.Config) (c *client.Client, err error) {
 	defer malformed(&err)
 	keys := keytab.New()
-	if err := keys.Unmarshal(text); err != nil {
-		return nil, err
+	if keys.Unmarshal(text) != nil {
+		return nil, errMalformed
 	}
 	for _, service := range []string{"nfs", "root", "host", ""} {
 		for _, e := range keys.Entries {
@@ -92,8 +160,8 @@ func fromKeytab(text []byte, conf *config.Config) (c *client.Client, err error) 
 }
 
 func malformed(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("it is malformed: %v", p)
+	if recover() != nil {
+		*err = errMalformed
 	}
 }
 

@@ -42,6 +42,22 @@ func TestKerberos(t *testing.T) {
 		t.Errorf("by the cache, as %s: %v", c.Credentials.UserName(), err)
 	}
 	c.Destroy()
+	// A cache that says it has 2^31 addresses would need all memory there is.
+	cache, err := os.ReadFile(files["/tmp/krb5cc_1000"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wellFormedCache(cache[:len(cache)-1]) {
+		t.Error("a cache without its last byte passes")
+	}
+	if !wellFormedCache(cache) {
+		t.Error("a real cache does not pass")
+	}
+	huge := []byte("\x05\x04\x00\x00" + strings.Repeat("\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", 3) +
+		"\x00\x12\x00\x00\x00\x00" + strings.Repeat("\x00", 21) + "\x7f\xff\xff\xff")
+	if wellFormedCache(huge) {
+		t.Error("a cache of 2^31 addresses passes")
+	}
 	files["/tmp/krb5cc_1000"] = realm.Config
 	if _, err := kerberos(read, 0, 1000); err == nil || !strings.Contains(err.Error(), "krb5cc_1000") {
 		t.Errorf("by a file that is no cache: %v", err)
