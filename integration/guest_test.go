@@ -26,6 +26,7 @@ var helpers = map[string]func(args []string) error{
 	"probe":      probe, "overwrite": overwrite, "impersonate": impersonate,
 	"speak":    speak,
 	"fsconfig": fsconfig, "hang": hang, "latency": latency, "serve-http": serveHTTP,
+	"conformance": conformance,
 }
 
 func runHelper(name string, args []string) error {
