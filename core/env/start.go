@@ -85,10 +85,8 @@ func LockStart(ctx context.Context, d Dirs, name string) (unlock func(), err err
 	select {
 	case err = <-taken:
 	case <-ctx.Done():
-		go func() {
-			<-taken // whatever it says, the lock ends with the file
-			lock.Close()
-		}()
+		// Whatever it says, the lock ends with the file.
+		go func() { _, _ = <-taken, lock.Close() }()
 		return nil, fmt.Errorf("cannot wait for who starts or stops environment %s: %w", name, context.Cause(ctx))
 	}
 	if err != nil {

@@ -160,8 +160,7 @@ func (d *daemon) listen() (net.Listener, error) {
 	}
 	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("cannot make the daemon's socket: %w", err), l.Close())
 	}
 	return &owners{l, d.log}, nil
 }
