@@ -83,6 +83,7 @@ func TestLostLock(t *testing.T) {
 	for name, lose := range map[string]func(*nfs4test.Server){
 		"no grace": func(s *nfs4test.Server) { s.Restart(false) },
 		"expired":  (*nfs4test.Server).Expire,
+		"lapsed":   (*nfs4test.Server).Lapse,
 		"revoked":  func(s *nfs4test.Server) { s.Revoke("f") },
 	} {
 		t.Run(name, func(t *testing.T) {

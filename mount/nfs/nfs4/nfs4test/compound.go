@@ -76,6 +76,8 @@ func (k *call) sequence() (sl *slot, again []byte, st compound.Status) {
 	k.d.Bool()
 	k.session = k.sessions[id]
 	switch {
+	case k.lapsed[id]:
+		return nil, nil, compound.ErrExpired
 	case k.session == nil:
 		return nil, nil, compound.ErrBadSession
 	case n >= uint32(len(k.session.slots)):

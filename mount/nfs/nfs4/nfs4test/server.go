@@ -27,6 +27,7 @@ type Server struct {
 	delegate uint32
 	clients  map[uint64]*client
 	sessions map[compound.SessionID]*session
+	lapsed   map[compound.SessionID]bool
 	files    map[string]*file
 	moved    map[string]location
 	conns    map[*conn]bool
@@ -133,6 +134,19 @@ func (s *Server) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.grace = false
+	s.clear()
+}
+
+// Lapse is Expire, with sessions that are refused as ganesha does it: not as
+// unknown, but as those of an expired client.
+func (s *Server) Lapse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grace = false
+	s.lapsed = map[compound.SessionID]bool{}
+	for id := range s.sessions {
+		s.lapsed[id] = true
+	}
 	s.clear()
 }
 

@@ -124,7 +124,7 @@ func (c *Conn) call(ctx context.Context, auth rpc.Auth, into bool, build Build, 
 		got, err := r.Sequence()
 		if err != nil {
 			answered = r.Err() == nil
-			return err
+			return lostLease(err)
 		}
 		answered, sl.seq = true, next
 		c.aim(got.Target)
@@ -135,6 +135,15 @@ func (c *Conn) call(ctx context.Context, auth rpc.Auth, into bool, build Build, 
 		c.release(sl)
 	} else {
 		c.s.work.Go(func() { c.resync(sl) })
+	}
+	return err
+}
+
+// lostLease is what SEQUENCE answered; that the whole client's lease has expired,
+// as ganesha says instead of DEADSESSION, means that the session has gone with it.
+func lostLease(err error) error {
+	if isStatus(err, compound.ErrExpired) {
+		return compound.ErrDeadSession
 	}
 	return err
 }

@@ -271,7 +271,7 @@ func (s *Session) connect(ctx context.Context, old *Conn) (c *Conn, fresh bool, 
 		switch err = c.create(ctx); {
 		case err == nil:
 			return c, false, nil
-		case !isStatus(err, compound.ErrStaleClientID, compound.ErrSeqMisordered, compound.ErrClientIDInUse):
+		case !isStatus(err, compound.ErrStaleClientID, compound.ErrExpired, compound.ErrSeqMisordered, compound.ErrClientIDInUse):
 			old.seq = c.seq
 			return nil, false, err
 		}
