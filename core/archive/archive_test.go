@@ -328,6 +328,28 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // TestRemove follows no links.
+// TestPackOneKinds: what is neither file nor directory is not even opened.
+func TestPackOneKinds(t *testing.T) {
+	root, _ := place(t)
+	for name, make := range map[string]func(string) error{
+		"a fifo":   func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"a socket": func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
+	} {
+		if err := make(filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+		tree, err := archive.OpenTree(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = tree.PackOne(t.Context(), io.Discard, name, "x", archive.PackOptions{})
+		tree.Close()
+		if err == nil || !strings.Contains(err.Error(), "neither a file nor a directory") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestRemove(t *testing.T) {
 	root, outside := place(t)
 	if err := errors.Join(os.MkdirAll(filepath.Join(root, "a/b"), 0o755), os.Symlink(outside, filepath.Join(root, "a/l")), os.Chmod(filepath.Join(root, "a/b"), 0)); err != nil {

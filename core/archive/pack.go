@@ -109,15 +109,16 @@ func (t *Tree) PackOne(ctx context.Context, w io.Writer, name, as string, opt Pa
 		return fmt.Errorf("cannot copy %s: %w", name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		// To open another kind could wait for ever, or wake a device.
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return fmt.Errorf("cannot copy %s: neither a file nor a directory", name)
+		}
 		// The file that was looked at, opened again by its descriptor.
 		f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 		if err != nil {
 			return fmt.Errorf("cannot copy %s: %w", name, errors.Unwrap(err))
 		}
 		defer f.Close()
-		if st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return fmt.Errorf("cannot copy %s: neither a file nor a directory", name)
-		}
 		h := p.header(entry{name: as, st: st}, tar.TypeReg)
 		h.Size = st.Size
 		if err := p.body(h, f); err != nil {

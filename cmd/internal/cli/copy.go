@@ -50,8 +50,16 @@ func inside(arg string) (name, path string, ok bool) {
 // copyOut reads a stream that a process inside makes.
 func copyOut(ctx context.Context, name, path, dest string) error {
 	return stream(ctx, name, []string{"pack", path}, func(_ io.WriteCloser, r io.Reader) error {
-		return receive(ctx, r, dest)
+		return receive(ctx, r, dest, streamName(path))
 	})
+}
+
+// streamName is what a stream calls the file or directory at path.
+func streamName(path string) string {
+	if name := filepath.Base(filepath.Clean(path)); name != "/" {
+		return name
+	}
+	return "root"
 }
 
 // copyIn sends a stream that a process inside unpacks.
@@ -125,7 +133,7 @@ func Tar() int {
 		case "pack":
 			err = send(ctx, os.Stdout, os.Args[2])
 		case "unpack":
-			err = receive(ctx, os.Stdin, os.Args[2])
+			err = receive(ctx, os.Stdin, os.Args[2], "")
 		}
 	}
 	if err != nil && !errors.Is(err, syscall.EPIPE) {
@@ -142,17 +150,13 @@ func send(ctx context.Context, w io.Writer, path string) error {
 		return err
 	}
 	defer t.Close()
-	as := filepath.Base(path)
-	if as == "/" {
-		as = "root"
-	}
-	return t.PackOne(ctx, w, path, as, archive.PackOptions{})
+	return t.PackOne(ctx, w, path, streamName(path), archive.PackOptions{})
 }
 
 // receive unpacks what send packed beside its destination, and moves it there
-// when all of it has come. Of the stream, which the other side may have made
-// up, it takes one name.
-func receive(ctx context.Context, r io.Reader, dest string) (err error) {
+// when all of it has come. The other side may have made the stream up: it takes
+// one file or directory from it, of the name as; any, where that is empty.
+func receive(ctx context.Context, r io.Reader, dest, as string) (err error) {
 	dir, name := filepath.Split(filepath.Clean(dest))
 	if st, err := os.Stat(dest); err == nil && st.IsDir() {
 		dir, name = dest, ""
@@ -180,11 +184,18 @@ func receive(ctx context.Context, r io.Reader, dest string) (err error) {
 	if len(found) != 1 {
 		return fmt.Errorf("cannot copy to %s: %d names came, not one", dest, len(found))
 	}
+	came := found[0]
+	switch {
+	case as != "" && came.Name() != as:
+		return fmt.Errorf("cannot copy to %s: %q came, not %q", dest, came.Name(), as)
+	case !came.IsDir() && !came.Type().IsRegular():
+		return fmt.Errorf("cannot copy to %s: neither a file nor a directory came", dest)
+	}
 	if name == "" {
-		name = found[0].Name()
+		name = came.Name()
 	}
 	to := filepath.Join(dir, name)
-	if err := os.Rename(filepath.Join(tmp, found[0].Name()), to); err != nil {
+	if err := os.Rename(filepath.Join(tmp, came.Name()), to); err != nil {
 		return fmt.Errorf("cannot copy to %s: %w", to, errors.Unwrap(err))
 	}
 	return nil
