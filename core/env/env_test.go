@@ -158,6 +158,42 @@ func TestSignalAtStart(t *testing.T) {
 	}
 }
 
+// TestFstab: what of an fstab an environment mounts by itself.
+func TestFstab(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fstab")
+	if got, err := fstabTargets(path); got != nil || err != nil {
+		t.Errorf("without one: %q, %v", got, err)
+	}
+	const text = `# //nas/x /x cifs ro 0 0
+UUID=1 / ext4 defaults 0 1
+//nas/a\040b /a\040b cifs credentials=/c 0 0
+nas:/srv	/srv	nfs4	ro,noauto	0 0
+nas:/home	/home	nfs4
+tmpfs /tmp tmpfs
+broken
+proc /proc proc`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := fstabTargets(path)
+	if d := cmp.Diff([]string{"/a b", "/home"}, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+}
+
+// TestAccounts: lines may be long, and those that are none are passed over.
+func TestAccounts(t *testing.T) {
+	members := strings.Repeat("somebody,", 20000) + "anna"
+	groups := "root:x:0:\nbroken\nall:x:100:" + members + "\nlast:x:101:anna"
+	if d := cmp.Diff([]uint32{100, 101}, parseGroups([]byte(groups), "anna")); d != "" {
+		t.Error(d)
+	}
+	passwd := "long:x:1:1:" + strings.Repeat("x", 100000) + ":/:/bin/sh\nanna:x:1000:100::/home/anna:\n"
+	if a, ok := parsePasswd([]byte(passwd), "anna"); !ok || a.UID != 1000 || a.Home != "/home/anna" || a.Shell != "/bin/sh" {
+		t.Errorf("%+v, %v", a, ok)
+	}
+}
+
 func TestLookPath(t *testing.T) {
 	dir := t.TempDir()
 	for name, mode := range map[string]os.FileMode{"runs": 0o755, "plain": 0o644} {

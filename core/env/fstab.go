@@ -1,78 +1,65 @@
 package env
 
 import (
-	"bufio"
-	"bytes"
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/lxbridge/lx/core/regular"
 )
 
 // fstabTypes are what an environment mounts by itself of its fstab(5): file
 // systems of the network. Disks are the host's, and the rest is mounted already.
 var fstabTypes = []string{"cifs", "smb3", "nfs", "nfs4", "sshfs", "fuse.sshfs"}
 
-// fstabLimit is how long sessions wait for servers that do not answer; mounting
-// goes on after it.
-const fstabLimit = 20 * time.Second
+// maxFstab bounds fstab(5), in bytes.
+const maxFstab = 1 << 20
 
-// mountFstab runs mount -a where the environment has files of its own and
-// these name network file systems, before the first session. What fails is in the
-// environment's log, and tried again by the unit mount@fstab.
-func (in *initProcess) mountFstab() {
-	defer close(in.mounted)
+// mountLimit is how long sessions wait for servers that do not answer; mounting
+// goes on after it.
+const mountLimit = 20 * time.Second
+
+// awaitMounts returns when what an environment with files of its own mounts at
+// its start has been tried once: before the first session. What fails is told of
+// by `lx service status`, and tried again.
+func (in *initProcess) awaitMounts() {
 	if !in.cfg.OwnRoot {
 		return
 	}
-	b, err := os.ReadFile("/etc/fstab")
-	if err != nil || !wantsMount(b) {
-		return
-	}
-	if err := in.runMount(); err != nil {
-		fmt.Fprintln(os.Stderr, "mount -a:", err)
-	}
-}
-
-func (in *initProcess) runMount() error {
-	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
-	path, err := lookPath("mount", "/", env)
-	if err != nil {
-		return err
-	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	_, done, err := in.fork(path, []string{"mount", "-a", "-t", strings.Join(fstabTypes, ",")},
-		&syscall.ProcAttr{Dir: "/", Env: env, Files: []uintptr{null.Fd(), 2, 2}, Sys: &syscall.SysProcAttr{Setsid: true}}, 0o022, false)
-	if err != nil {
-		return err
-	}
+	late := time.NewTimer(mountLimit)
+	defer late.Stop()
 	select {
-	case ws := <-done:
-		if ws.ExitStatus() != 0 {
-			return fmt.Errorf("exit code %d", ws.ExitStatus())
-		}
-	case <-time.After(fstabLimit):
-		return fmt.Errorf("not done after %v, goes on", fstabLimit)
+	case <-in.services.Begun():
+	case <-late.C:
 	}
-	return nil
 }
 
-// wantsMount says whether fstab has a line for mount -a to do.
-func wantsMount(fstab []byte) bool {
-	for s := bufio.NewScanner(bytes.NewReader(fstab)); s.Scan(); {
-		f := strings.Fields(s.Text())
+// fstabTargets are where mount -a would mount file systems of the network. Each
+// is mounted by itself, for a mount -a that is done again, where one server was
+// missing, may mount the others once more (BusyBox).
+func fstabTargets(path string) ([]string, error) {
+	b, err := regular.ReadFile(path, maxFstab)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot mount what %s says: %w", path, err)
+	}
+	var targets []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
 		if len(f) < 3 || strings.HasPrefix(f[0], "#") || !slices.Contains(fstabTypes, f[2]) {
 			continue
 		}
 		if len(f) < 4 || !slices.Contains(strings.Split(f[3], ","), "noauto") {
-			return true
+			targets = append(targets, unescape.Replace(f[1]))
 		}
 	}
-	return false
+	return targets, nil
 }
+
+// unescape undoes what fstab(5) has for spaces and the like in names.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

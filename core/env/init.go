@@ -64,7 +64,7 @@ func Init() int {
 	if err != nil {
 		return 1
 	}
-	in := &initProcess{keeper: link, empty: make(chan struct{}, 1), children: map[int]child{}, mounted: make(chan struct{})}
+	in := &initProcess{keeper: link, empty: make(chan struct{}, 1), children: map[int]child{}}
 	listener, err := in.prepare()
 	switch {
 	case errors.Is(err, seccomp.ErrNested):
@@ -88,7 +88,6 @@ func Init() int {
 	defer cancel()
 	in.startServices(ctx)
 	go in.reap()
-	go in.mountFstab()
 	return in.serve(ctx)
 }
 
@@ -105,8 +104,6 @@ type initProcess struct {
 	served   int           // connections whose session is open or over
 	opening  int           // connections that may still fork
 	wanted   bool          // services have to live on
-
-	mounted chan struct{} // closed when the environment's own fstab has been tried
 
 	telling sync.WaitGroup // clients to be told how their command ended
 }
@@ -338,7 +335,7 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done <-chan sys
 	if unix.Access(dir, unix.X_OK) != nil {
 		dir = "/"
 	}
-	<-in.mounted
+	in.awaitMounts()
 	if len(s.Argv) == 0 {
 		return 0, nil, errors.New("cannot start the session: no command")
 	}

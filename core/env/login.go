@@ -1,8 +1,6 @@
 package env
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -13,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/lxbridge/lx/core/ns"
+	"github.com/lxbridge/lx/core/regular"
 )
 
 // login completes a session of an environment with files of its own by what
@@ -67,9 +66,12 @@ type account struct {
 	Groups            []uint32
 }
 
+// maxAccounts bounds passwd(5) and group(5), in bytes.
+const maxAccounts = 64 << 20
+
 // lookUser finds a user by name or number in the environment's own files.
 func lookUser(who string) (account, error) {
-	b, err := os.ReadFile("/etc/passwd")
+	b, err := regular.ReadFile("/etc/passwd", maxAccounts)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return account{}, fmt.Errorf("cannot find user %s: %w", who, err)
 	}
@@ -80,15 +82,17 @@ func lookUser(who string) (account, error) {
 		}
 		return account{}, fmt.Errorf("cannot find user %s: /etc/passwd of the environment has none", who)
 	}
-	if b, err := os.ReadFile("/etc/group"); err == nil {
-		a.Groups = parseGroups(b, a.Name)
+	b, err = regular.ReadFile("/etc/group", maxAccounts)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return account{}, fmt.Errorf("cannot find the groups of %s: %w", who, err)
 	}
+	a.Groups = parseGroups(b, a.Name)
 	return a, nil
 }
 
 func parsePasswd(b []byte, who string) (account, bool) {
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		f := strings.Split(s.Text(), ":")
+	for line := range strings.Lines(string(b)) {
+		f := strings.Split(strings.TrimSuffix(line, "\n"), ":")
 		if len(f) != 7 || f[0] != who && f[2] != who {
 			continue
 		}
@@ -111,8 +115,8 @@ func parsePasswd(b []byte, who string) (account, bool) {
 
 // parseGroups are the groups of group(5) that name the user.
 func parseGroups(b []byte, user string) (gids []uint32) {
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		f := strings.Split(s.Text(), ":")
+	for line := range strings.Lines(string(b)) {
+		f := strings.Split(strings.TrimSuffix(line, "\n"), ":")
 		if len(f) != 4 {
 			continue
 		}

@@ -95,7 +95,15 @@ func noSandbox() error {
 		return nil
 	}
 	const text = "// Written by lx: this environment has the one user root.\nAPT::Sandbox::User \"root\";\n"
-	if err := os.WriteFile(dir+"/99lx", []byte(text), 0o644); err != nil {
+	// Made anew: what was there may be a FIFO that nobody reads.
+	err := os.Remove(dir + "/99lx")
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = os.WriteFile(dir+"/99lx", []byte(text), 0o644)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot tell apt that there is one user: %w", err)
 	}
 	return nil

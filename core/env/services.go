@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/core/ns"
+	"github.com/lxbridge/lx/core/regular"
 	"github.com/lxbridge/lx/core/service/runner"
 	"github.com/lxbridge/lx/core/service/supervisor"
 )
@@ -47,12 +47,12 @@ const serviceGrace = 20 * time.Second
 
 // startServices begins supervision. The filter is installed: services have it too.
 func (in *initProcess) startServices(ctx context.Context) {
-	in.wanted = true // until it is known better
-	d := in.cfg.Services
+	in.wanted = true                               // until it is known better
+	d, mounts := in.cfg.Services, in.startMounts() // which may add notes
 	in.services = supervisor.New(supervisor.Config{
 		Units: d.Units, Logs: d.Logs, State: d.State, Run: d.Run,
 		Crontabs: in.crontabs(),
-		Fixed:    in.startMounts(), Enabled: in.cfg.Settings.Services, Notes: in.notes, Limits: in.cfg.Settings.Limits,
+		Fixed:    mounts, Enabled: in.cfg.Settings.Services, Notes: in.notes, Limits: in.cfg.Settings.Limits,
 		Env: in.serviceEnv(),
 		Exe: "/proc/self/exe",
 		Fork: func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
@@ -62,10 +62,7 @@ func (in *initProcess) startServices(ctx context.Context) {
 		Owner:   in.owner,
 		Wanted:  in.setWanted,
 	})
-	go func() {
-		<-in.mounted
-		in.services.Run(ctx)
-	}()
+	go in.services.Run(ctx)
 }
 
 // crontabs is the root whose crontabs are honoured. Those of the host are its own cron's.
@@ -145,7 +142,7 @@ func (in *initProcess) owner(user, group string) (supervisor.Owner, error) {
 		return supervisor.Owner{}, err
 	}
 	if group != "" {
-		b, err := os.ReadFile("/etc/group")
+		b, err := regular.ReadFile("/etc/group", maxAccounts)
 		if err != nil {
 			return supervisor.Owner{}, fmt.Errorf("cannot find group %s: %w", group, err)
 		}

@@ -1,10 +1,8 @@
 package env
 
 import (
-	"bufio"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +37,7 @@ func (in *initProcess) startMounts() map[string][]service.Unit {
 			Before: before, Command: argv, RestartDelay: service.Duration(service.DefaultRestartDelay), RestartDelayMax: service.Duration(service.DefaultRestartDelayMax),
 			StartTimeout: service.Duration(service.DefaultStartTimeout), StopTimeout: service.Duration(service.DefaultStopTimeout)}
 	}
-	const here = "the configuration"
+	const here, fstab = "the configuration", "/etc/fstab"
 	units := map[string][]service.Unit{}
 	for i, m := range in.cfg.Settings.Mounts {
 		argv := []string{"mount", "-t", m.Type}
@@ -48,26 +46,17 @@ func (in *initProcess) startMounts() map[string][]service.Unit {
 		}
 		units[here] = append(units[here], unit(fmt.Sprintf("mount@%d", i+1), []service.Command{{"mkdir", "-p", "--", m.Target}}, append(argv, "--", m.Source, m.Target)...))
 	}
-	if in.cfg.OwnRoot && hasMounts("/etc/fstab") {
-		units["/etc/fstab"] = []service.Unit{unit("mount@fstab", nil, "mount", "-a")}
+	if !in.cfg.OwnRoot {
+		return units
+	}
+	targets, err := fstabTargets(fstab)
+	if err != nil {
+		in.notes = append(in.notes, err.Error())
+	}
+	for i, t := range targets {
+		units[fstab] = append(units[fstab], unit(fmt.Sprintf("mount@fstab-%d", i+1), nil, "mount", "--", t))
 	}
 	return units
-}
-
-// hasMounts says whether an fstab(5) has a line that mount -a would take.
-func hasMounts(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		w := strings.Fields(s.Text())
-		if len(w) >= 4 && !strings.HasPrefix(w[0], "#") && w[2] != "swap" && !strings.Contains(","+w[3]+",", ",noauto,") {
-			return true
-		}
-	}
-	return false
 }
 
 // limitProcess sets the limits of a session, whose children inherit them. What

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/regular"
 	"github.com/lxbridge/lx/core/service"
 	"github.com/lxbridge/lx/core/service/journal"
 	"github.com/lxbridge/lx/core/service/runner"
@@ -473,7 +474,7 @@ func (v *svc) environment(o Owner) ([]string, error) {
 	}
 	for _, f := range u.EnvFiles {
 		path, mayMiss := strings.CutPrefix(f, "-")
-		b, err := os.ReadFile(path)
+		b, err := regular.ReadFile(path, maxFile)
 		if errors.Is(err, os.ErrNotExist) && mayMiss {
 			continue
 		}
@@ -709,7 +710,7 @@ func (v *svc) follow(pid int, exit <-chan syscall.WaitStatus) {
 // then, and younger than the run.
 func (v *svc) readPIDFile() (int, error) {
 	path := v.m.Unit.PIDFile
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadFile(path, maxFile)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read pid-file: %w", err)
 	}

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lxbridge/lx/core/regular"
 	"github.com/lxbridge/lx/core/service"
 	"github.com/lxbridge/lx/core/service/journal"
 	"github.com/lxbridge/lx/core/service/runner"
@@ -68,6 +70,8 @@ type Supervisor struct {
 	told     bool // of wanted
 	closing  bool
 	tick     *time.Timer // of the timers
+	begun    chan struct{}
+	first    []string // the fixed units that have not been tried yet
 	// cronErrors are what is wrong with crontabs.
 	cronErrors []string
 	wg         sync.WaitGroup
@@ -85,7 +89,7 @@ type job struct {
 
 // New makes a supervisor; Run has to be called.
 func New(cfg Config) *Supervisor {
-	return &Supervisor{cfg: cfg, called: make(chan struct{}, 1), reaped: make(chan struct{}, 1), done: make(chan struct{}), services: map[string]*svc{}, jobs: map[string]*job{}}
+	return &Supervisor{cfg: cfg, called: make(chan struct{}, 1), reaped: make(chan struct{}, 1), done: make(chan struct{}), begun: make(chan struct{}), services: map[string]*svc{}, jobs: map[string]*job{}}
 }
 
 // Run starts the enabled services and supervises until ctx ends; processes
@@ -191,7 +195,8 @@ func (s *Supervisor) boot() {
 		}
 		roots = append(roots, name)
 	}
-	slices.Sort(first)
+	// By their numbers.
+	slices.SortFunc(first, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
 	plan, err := service.NewPlan(units, roots...)
 	if err != nil { // a cycle that only all of them together have
 		for _, name := range roots {
@@ -208,7 +213,24 @@ func (s *Supervisor) boot() {
 		}
 	}
 	s.enqueue(plan)
+	s.first = first
 	s.schedule()
+}
+
+// Begun is closed when each of the fixed units has been tried once.
+func (s *Supervisor) Begun() <-chan struct{} { return s.begun }
+
+// tellBegun closes begun, once, when it is true.
+func (s *Supervisor) tellBegun() {
+	s.first = slices.DeleteFunc(s.first, func(name string) bool { return s.jobs[name] == nil })
+	if len(s.first) > 0 {
+		return
+	}
+	select {
+	case <-s.begun:
+	default:
+		close(s.begun)
+	}
 }
 
 // enqueue makes jobs of a plan for what is not up.
@@ -258,6 +280,7 @@ func (s *Supervisor) settle() {
 		v.tellWaiters()
 	}
 	s.tellWanted()
+	s.tellBegun()
 }
 
 func (s *Supervisor) pending(j *job) bool {
@@ -291,7 +314,7 @@ func (s *Supervisor) missing(j *job) string {
 func (s *Supervisor) tellWanted() {
 	wanted := len(s.jobs) > 0
 	for _, v := range s.services {
-		wanted = wanted || !stopped(&v.m) && !(v.background && v.m.Up()) || v.armed && !v.background
+		wanted = wanted || !stopped(&v.m) && !(v.background && (v.m.Up() || v.m.State == service.Waiting)) || v.armed && !v.background
 	}
 	wanted = wanted && !s.closing
 	if wanted != s.wanted || !s.told {
@@ -330,7 +353,7 @@ func (s *Supervisor) reload() {
 			v = s.newService(name)
 			s.services[name] = v
 		}
-		b, err := os.ReadFile(s.unitPath(name))
+		b, err := regular.ReadFile(s.unitPath(name), maxFile)
 		var u service.Unit
 		if err == nil {
 			u, err = service.Parse(name, b)
@@ -355,6 +378,9 @@ func (s *Supervisor) unitPath(name string) string { return filepath.Join(s.cfg.U
 func (s *Supervisor) enabledPath(name string) string {
 	return filepath.Join(s.cfg.Units, enabledDir, name)
 }
+
+// maxFile bounds a file that is read, in bytes.
+const maxFile = 1 << 20
 
 // enabledDir has a link for each enabled unit.
 const enabledDir = "enabled"
@@ -405,7 +431,7 @@ func (s *Supervisor) enabled() []string {
 // they are gone or ctx ends. Nothing is started any more.
 func (s *Supervisor) Shutdown(ctx context.Context) {
 	all := make(chan struct{})
-	err := s.ask(func() error {
+	s.post(func() {
 		s.closing = true
 		s.jobs = map[string]*job{}
 		left := 0
@@ -425,11 +451,7 @@ func (s *Supervisor) Shutdown(ctx context.Context) {
 			close(all)
 		}
 		s.stopInOrder()
-		return nil
 	})
-	if err != nil {
-		return
-	}
 	select {
 	case <-all:
 	case <-ctx.Done():

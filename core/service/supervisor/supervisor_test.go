@@ -82,6 +82,7 @@ type box struct {
 	wanted chan bool
 	ended  chan struct{}
 	cancel context.CancelFunc
+	fixed  map[string][]service.Unit
 }
 
 func newBox(t *testing.T) *box {
@@ -122,8 +123,8 @@ func (b *box) run() {
 	}
 	b.s = New(Config{
 		Units: filepath.Join(b.dir, "units"), Logs: filepath.Join(b.dir, "logs"), State: filepath.Join(b.dir, "state"), Run: filepath.Join(b.dir, "r"),
-		Crontabs: filepath.Join(b.dir, "root"),
-		Env:      []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Exe: exe,
+		Crontabs: filepath.Join(b.dir, "root"), Fixed: b.fixed,
+		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Exe: exe,
 		Fork: func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 			pid, err := syscall.ForkExec(path, argv, attr)
 			if err != nil {
@@ -358,6 +359,62 @@ func TestOrder(t *testing.T) {
 	}
 	if st := b.status("cache"); st.State != service.Active {
 		t.Errorf("cache, which only comes after db: %+v", st)
+	}
+}
+
+// TestFixed: units of the configuration are tried in their order, before others;
+// one that waits to be tried again does not keep the environment.
+func TestFixed(t *testing.T) {
+	b := newBox(t)
+	said := filepath.Join(b.dir, "said")
+	fixed := func(n int, code string) service.Unit {
+		return service.Unit{Name: fmt.Sprintf("mount@%d", n), Type: service.Oneshot, RemainAfterExit: true, Restart: service.RestartOnFailure, KillMode: service.KillGroup,
+			Command:      service.Command{"sh", "-c", fmt.Sprintf("echo %d >>%s; exit %s", n, said, code)},
+			RestartDelay: service.Duration(time.Hour), RestartDelayMax: service.Duration(time.Hour),
+			StartTimeout: service.Duration(service.DefaultStartTimeout), StopTimeout: service.Duration(service.DefaultStopTimeout)}
+	}
+	b.fixed = map[string][]service.Unit{"one": {fixed(10, "0"), fixed(1, "0")}, "another": {fixed(2, "1")}}
+	b.unit("after", fmt.Sprintf("type = \"oneshot\"\ncommand = [\"sh\", \"-c\", \"echo after >>%s\"]\n", said))
+	if err := os.Symlink("../after.toml", filepath.Join(b.dir, "units", "enabled", "after")); err != nil {
+		t.Fatal(err)
+	}
+	b.run()
+	select {
+	case <-b.s.Begun():
+	case <-time.After(20 * time.Second):
+		t.Fatal("not begun")
+	}
+	text, err := os.ReadFile(said)
+	if got := strings.Fields(string(text)); err != nil || len(got) < 3 || strings.Join(got[:3], " ") != "1 2 10" {
+		t.Errorf("%q, %v", text, err)
+	}
+	b.until("after", func(st Status) bool { return st.State == service.Inactive && st.Result == service.Success })
+	if st := b.status("mount@2"); st.State != service.Waiting {
+		t.Errorf("%+v", st)
+	}
+	for wanted := true; wanted; {
+		select {
+		case wanted = <-b.wanted:
+		case <-time.After(20 * time.Second):
+			t.Fatal("what waits keeps the environment")
+		}
+	}
+}
+
+// TestHostileFiles: what is no regular file is not read, and holds nobody up.
+func TestHostileFiles(t *testing.T) {
+	b := newBox(t)
+	fifo := filepath.Join(b.dir, "fifo")
+	if err := errors.Join(unix.Mkfifo(fifo, 0o600), os.Symlink(fifo, filepath.Join(b.dir, "units", "bad.toml"))); err != nil {
+		t.Fatal(err)
+	}
+	b.unit("env", fmt.Sprintf("command = [\"true\"]\nenv-files = [%q]\n", fifo))
+	b.run()
+	if st := b.status("bad"); !strings.Contains(st.Broken, "no regular file") {
+		t.Errorf("%+v", st)
+	}
+	if err := b.do(Start, "env"); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Error(err)
 	}
 }
 

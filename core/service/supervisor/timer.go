@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lxbridge/lx/core/regular"
 	"github.com/lxbridge/lx/core/service"
 )
 
@@ -29,7 +30,7 @@ func (s *Supervisor) loadTimer(name string) (t timerState) {
 	if v := s.services[name]; v != nil && v.origin != "" {
 		return v.ranCron // cron does not catch up
 	}
-	b, err := os.ReadFile(s.statePath(name))
+	b, err := regular.ReadFile(s.statePath(name), maxFile)
 	if err == nil && json.Unmarshal(b, &t) != nil {
 		return timerState{}
 	}

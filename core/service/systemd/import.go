@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lxbridge/lx/core/regular"
 	"github.com/lxbridge/lx/core/service"
 )
 
@@ -67,7 +68,7 @@ func Import(dirs []string, name string) (Imported, error) {
 		return Imported{}, fmt.Errorf("cannot import %s: no such unit in %s", full, strings.Join(dirs, ", "))
 	}
 	for _, path := range dropIns(dirs, names) {
-		b, err := os.ReadFile(path)
+		b, err := readUnit(path)
 		if err != nil {
 			return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
 		}
@@ -91,10 +92,21 @@ func instance(full string) (prefix, inst string, ok bool) {
 	return strings.Cut(strings.TrimSuffix(full, ".service"), "@")
 }
 
+// maxUnit bounds a file, in bytes.
+const maxUnit = 1 << 20
+
+// readUnit reads a file; a link to /dev/null is an empty one (systemd.unit(5)).
+func readUnit(path string) ([]byte, error) {
+	if to, err := filepath.EvalSymlinks(path); err == nil && to == os.DevNull {
+		return nil, nil
+	}
+	return regular.ReadFile(path, maxUnit)
+}
+
 func find(dirs []string, name string) (path, text string, err error) {
 	for _, d := range dirs {
 		path := filepath.Join(d, name)
-		b, err := os.ReadFile(path)
+		b, err := readUnit(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:

@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,6 +138,20 @@ func TestRefuses(t *testing.T) {
 		if _, err := Import([]string{dir}, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
+	}
+}
+
+// TestMasked: a link to /dev/null masks a unit, or empties a drop-in.
+func TestMasked(t *testing.T) {
+	dir := tree(t, map[string]string{"web.service": "[Service]\nExecStart=/bin/true\n", "web.service.d/b.conf": "[Service]\nNice=0\n"})
+	if err := errors.Join(os.Symlink(os.DevNull, filepath.Join(dir, "web.service.d", "a.conf")), os.Symlink(os.DevNull, filepath.Join(dir, "off.service"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Import([]string{dir}, "web"); err != nil {
+		t.Error(err)
+	}
+	if _, err := Import([]string{dir}, "off"); err == nil || !strings.Contains(err.Error(), "masked") {
+		t.Error(err)
 	}
 }
 
