@@ -41,13 +41,21 @@ func UserDirs() (Dirs, error) {
 	default:
 		runtime = filepath.Join(os.TempDir(), "lx-"+strconv.Itoa(uid))
 	}
-	if err := os.Mkdir(runtime, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return Dirs{}, fmt.Errorf("cannot make the runtime directory: %w", err)
-	}
-	if err := checkPrivate(runtime, uid); err != nil {
+	if err := makePrivate(runtime, uid); err != nil {
 		return Dirs{}, err
 	}
 	return dirsOf(uid, runtime)
+}
+
+// MakeRuntime makes the runtime directory where it has vanished. Where others may
+// make one in its place, as below /tmp, theirs is refused.
+func (d Dirs) MakeRuntime() error { return makePrivate(d.Runtime, os.Getuid()) }
+
+func makePrivate(dir string, uid int) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cannot make the runtime directory: %w", err)
+	}
+	return checkPrivate(dir, uid)
 }
 
 // dirsOf adds the state directory, and makes it.

@@ -80,9 +80,59 @@ func TestUserDirsWithoutHome(t *testing.T) {
 	}
 }
 
+// private are directories of the test's user alone.
+func private(t testing.TB) Dirs {
+	t.Helper()
+	d := Dirs{Runtime: t.TempDir(), State: t.TempDir()}
+	if err := errors.Join(os.Chmod(d.Runtime, 0o700), os.Chmod(d.State, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestForeignSocket: where a socket was said to be, somebody else may have made
+// one, in a directory of theirs. It gets no client.
+func TestForeignSocket(t *testing.T) {
+	d := private(t)
+	theirs := Dirs{Runtime: t.TempDir(), State: d.State}
+	if err := errors.Join(os.Chmod(theirs.Runtime, 0o755), theirs.Announce("e")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: theirs.Socket("e")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if c, err := Dial(t.Context(), d, "e", ToNobody); err == nil || !strings.Contains(err.Error(), "open to others") {
+		t.Errorf("%v, %v", c, err)
+	}
+	if err := l.SetDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a client came: %v", err)
+	}
+	// In a directory of the user's own it is found.
+	if err := errors.Join(os.Chmod(theirs.Runtime, 0o700), l.SetDeadline(time.Time{})); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Dial(t.Context(), d, "e", ToNobody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	// Nor is the runtime directory itself made again where it is another's.
+	if err := os.Chmod(d.Runtime, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.MakeRuntime(); err == nil {
+		t.Error("a directory that is open to others was taken")
+	}
+}
+
 // TestLockStart: one at a time, and who waits can be called off.
 func TestLockStart(t *testing.T) {
-	d := Dirs{Runtime: t.TempDir()}
+	d := private(t)
 	unlock, err := LockStart(t.Context(), d, "e")
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +157,7 @@ func TestLockStart(t *testing.T) {
 // TestSignalAtStart: a signal that ends the client's own context belongs to
 // the session, even one that comes before the session is known to run.
 func TestSignalAtStart(t *testing.T) {
-	d := Dirs{Runtime: t.TempDir()}
+	d := private(t)
 	l, err := net.Listen("unix", d.Socket("e"))
 	if err != nil {
 		t.Fatal(err)

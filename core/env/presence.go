@@ -157,17 +157,26 @@ func (d Dirs) Ended(ctx context.Context, name string, pid int) error {
 // can have it.
 const DaemonName = "daemon"
 
+// dialPrivate connects to a socket in a directory of the user's alone: the place
+// of one that has vanished, as below /tmp, may be another user's now.
+func dialPrivate(ctx context.Context, socket string) (net.Conn, error) {
+	if err := checkPrivate(filepath.Dir(socket), os.Getuid()); err != nil {
+		return nil, err
+	}
+	var nd net.Dialer
+	return nd.DialContext(ctx, "unix", socket)
+}
+
 // dialSocket connects to the socket of name, which its process makes again if
 // it is gone.
 func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error) {
 	absent := func(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
-	var nd net.Dialer
 	socket := d.Socket(name)
-	c, err := nd.DialContext(ctx, "unix", socket)
+	c, err := dialPrivate(ctx, socket)
 	if absent(err) {
 		if _, other, _ := d.listener(name); other != "" && other != socket {
 			socket = other
-			c, err = nd.DialContext(ctx, "unix", socket)
+			c, err = dialPrivate(ctx, socket)
 		}
 	}
 	if pid, _ := d.Process(name); absent(err) && pid != 0 && pid != os.Getpid() {
@@ -181,7 +190,7 @@ func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error)
 		for now := pid; absent(err) && now == pid; now, _ = d.Process(name) {
 			select {
 			case <-tick.C:
-				c, err = nd.DialContext(ctx, "unix", socket)
+				c, err = dialPrivate(ctx, socket)
 				continue
 			case <-ctx.Done():
 			case <-limit:

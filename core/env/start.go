@@ -74,11 +74,12 @@ func Launch(ctx context.Context, cfg Config) error {
 	return launch(ctx, cfg)
 }
 
-// LockStart keeps others from starting the environment until unlock is called.
+// LockStart keeps others from starting the environment, or the daemon by its
+// name, until unlock is called.
 func LockStart(ctx context.Context, d Dirs, name string) (unlock func(), err error) {
 	lock, err := os.OpenFile(d.Lock(name), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
+		return nil, fmt.Errorf("cannot lock %s: %w", name, err)
 	}
 	taken := make(chan error, 1)
 	go func() { taken <- flock(lock) }() // it cannot be called off
@@ -87,11 +88,11 @@ func LockStart(ctx context.Context, d Dirs, name string) (unlock func(), err err
 	case <-ctx.Done():
 		// Whatever it says, the lock ends with the file.
 		go func() { _, _ = <-taken, lock.Close() }()
-		return nil, fmt.Errorf("cannot wait for who starts or stops environment %s: %w", name, context.Cause(ctx))
+		return nil, fmt.Errorf("cannot wait for who starts or stops %s: %w", name, context.Cause(ctx))
 	}
 	if err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("cannot lock environment %s: %w", name, err)
+		return nil, fmt.Errorf("cannot lock %s: %w", name, err)
 	}
 	return func() { lock.Close() }, nil
 }

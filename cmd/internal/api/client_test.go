@@ -2,11 +2,13 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 
 	"github.com/lxbridge/lx/core/env"
@@ -15,10 +17,40 @@ import (
 // reset is an answer: the connection is closed with the request unread.
 const reset = "reset"
 
+// private are directories of the test's user alone.
+func private(t *testing.T) env.Dirs {
+	t.Helper()
+	d := env.Dirs{Runtime: t.TempDir(), State: t.TempDir()}
+	if err := os.Chmod(d.Runtime, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestConnectCalledOff: who waits for another that starts the daemon can be called off.
+func TestConnectCalledOff(t *testing.T) {
+	d := private(t)
+	unlock, err := env.LockStart(t.Context(), d, env.DaemonName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Connect(ctx, d, "1")
+		ended <- err
+	}()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
 // keeper answers each connection in turn, and is gone before the last answer.
 func keeper(t *testing.T, answers ...string) *Client {
 	t.Helper()
-	d := env.Dirs{Runtime: t.TempDir()}
+	d := private(t)
 	l, err := net.Listen("unix", d.Socket("e"))
 	if err != nil {
 		t.Fatal(err)

@@ -106,14 +106,11 @@ func Connect(ctx context.Context, d env.Dirs, version string) (*Daemon, error) {
 
 // start starts the daemon unless it runs.
 func start(ctx context.Context, d env.Dirs) (*Daemon, error) {
-	lock, err := os.OpenFile(d.Lock(env.DaemonName), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	unlock, err := env.LockStart(ctx, d, env.DaemonName)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the daemon: %w", err)
 	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("cannot start the daemon: %w", err)
-	}
+	defer unlock()
 	if c, err := Dial(ctx, d); !errors.Is(err, env.ErrNotRunning) {
 		return c, err
 	}

@@ -147,7 +147,7 @@ func Serve(ctx context.Context, version string, ready func()) error {
 
 // listen makes the daemon's socket.
 func (d *daemon) listen() (net.Listener, error) {
-	if err := os.MkdirAll(d.dirs.Runtime, 0o700); err != nil {
+	if err := d.dirs.MakeRuntime(); err != nil {
 		return nil, fmt.Errorf("cannot make the daemon's socket: %w", err)
 	}
 	path := d.dirs.Socket(env.DaemonName)

@@ -174,9 +174,14 @@ func (k *keeper) listenAgain() error {
 		if err := os.Mkdir(k.cfg.Dirs.Runtime, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("cannot make the control socket again: %w", err)
 		}
-		dir, err := os.Open(k.cfg.Dirs.Runtime)
+		dir, err := os.OpenFile(k.cfg.Dirs.Runtime, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return fmt.Errorf("cannot make the control socket again: %w", err)
+		}
+		// Another user may have made one in its place, as below /tmp.
+		if err := unix.Fstat(int(dir.Fd()), &st); err != nil || st.Uid != k.cfg.Map.Owner && st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0 {
+			dir.Close()
+			return fmt.Errorf("cannot make the control socket again: %s is not the user's alone", k.cfg.Dirs.Runtime)
 		}
 		k.dir.Close()
 		k.dir = dir
