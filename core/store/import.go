@@ -207,8 +207,8 @@ func (s *Store) scratch() (dir string, release func(), err error) {
 	return dir, release, err
 }
 
-// Sweep removes what an ended lx left behind. What cannot be removed stays for
-// the next time.
+// Sweep removes what an ended lx left behind, and layers that nobody needs. What
+// cannot be removed stays for the next time.
 func (s *Store) Sweep(ctx context.Context) {
 	m, err := ns.ChooseOwn("")
 	if err != nil {
@@ -216,6 +216,15 @@ func (s *Store) Sweep(ctx context.Context) {
 	}
 	for _, dir := range s.abandoned() {
 		_ = s.remove(ctx, dir, m)
+	}
+	tmp, release, err := s.scratch()
+	if err != nil {
+		return
+	}
+	defer release()
+	_ = s.dropLayers(tmp)
+	if os.Remove(tmp) != nil { // something was dropped
+		_ = s.remove(ctx, tmp, m)
 	}
 }
 
@@ -260,24 +269,13 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("cannot remove %s: %w", name, err)
 	}
-	unlock, err := s.lock(unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	tmp, release, err := s.scratch()
 	if err != nil {
 		return err
 	}
 	defer release()
-	// Out of sight first: half an environment is none.
-	if err := os.Rename(s.path("environments", name), filepath.Join(tmp, "env")); err != nil {
+	if err := s.takeOut(name, filepath.Join(tmp, "env")); err != nil {
 		return fmt.Errorf("cannot remove %s: %w", name, err)
-	}
-	if d, err := s.Default(); err == nil && d == name {
-		if err := s.SetDefault(Host); err != nil {
-			return err
-		}
 	}
 	if err := s.dropLayers(tmp); err != nil {
 		return err
@@ -285,8 +283,38 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	return s.remove(ctx, tmp, m)
 }
 
-// dropLayers moves layers that no record names to tmp. It needs the exclusive lock.
+// takeOut moves an environment out of sight: half an environment is none.
+func (s *Store) takeOut(name, to string) error {
+	unlock, err := s.lockRecords()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := os.Rename(s.path("environments", name), to); err != nil {
+		return err
+	}
+	if d, err := s.Default(); err == nil && d == name {
+		return s.SetDefault(Host)
+	}
+	return nil
+}
+
+// dropLayers moves layers that no record names to tmp. While an import makes
+// some, all stay: the next Sweep drops them.
 func (s *Store) dropLayers(tmp string) error {
+	unlock, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	records, err := s.lockRecords()
+	if err != nil {
+		return err
+	}
+	defer records()
 	list, err := s.List()
 	if err != nil {
 		return err // a record that cannot be read may need any of them

@@ -215,7 +215,7 @@ func (s *Store) List() ([]Record, error) {
 
 // SetWanted says whether the environment shall run whenever the daemon does.
 func (s *Store) SetWanted(name string, wanted bool) error {
-	unlock, err := s.lock(unix.LOCK_EX)
+	unlock, err := s.lockRecords()
 	if err != nil {
 		return err
 	}
@@ -286,7 +286,7 @@ func (s *Store) Rename(from, to string) error {
 	if IsHost(from) || IsHost(to) {
 		return fmt.Errorf("cannot rename %s to %s: that name is of the host's own files", from, to)
 	}
-	unlock, err := s.lock(unix.LOCK_EX)
+	unlock, err := s.lockRecords()
 	if err != nil {
 		return err
 	}
@@ -307,8 +307,13 @@ func (s *Store) Rename(from, to string) error {
 	return nil
 }
 
-// lock is the store's: shared while layers are made that no record names yet,
-// exclusive while records change or layers are dropped.
+// lockRecords is held while the records of environments change.
+func (s *Store) lockRecords() (unlock func(), err error) {
+	return lockFile(s.path("environments"), unix.LOCK_EX)
+}
+
+// lock is the layers': shared while some are made that no record names yet,
+// exclusive while some are dropped.
 func (s *Store) lock(how int) (unlock func(), err error) {
 	f, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

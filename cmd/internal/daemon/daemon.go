@@ -55,7 +55,7 @@ type daemon struct {
 	stop    context.CancelFunc
 
 	mu   sync.Mutex
-	kept map[string]bool // wanted environments that are watched
+	kept map[string]bool // wanted environments that are watched; true: look once more
 	wg   sync.WaitGroup
 }
 

@@ -202,7 +202,7 @@ func (d *daemon) rename(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, d.idle(r, from, "rename", func() error { return d.store.Rename(from, to) })
+	return struct{}{}, d.idle(r, from, "rename", false, func() error { return d.store.Rename(from, to) })
 }
 
 func (d *daemon) remove(r *http.Request) (any, error) {
@@ -213,23 +213,33 @@ func (d *daemon) remove(r *http.Request) (any, error) {
 	if _, err := d.store.Get(n); err != nil {
 		return nil, fmt.Errorf("cannot remove %w", err)
 	}
-	if r.URL.Query().Get("force") == "true" && n != store.Host {
-		if err := env.Stop(r.Context(), d.dirs, n); err != nil && !errors.Is(err, env.ErrNotRunning) {
-			d.log.Warn("removing", "environment", n, "err", err)
-		}
-	}
-	return struct{}{}, d.idle(r, n, "remove", func() error { return d.store.Remove(r.Context(), n) })
+	force := r.URL.Query().Get("force") == "true" && n != store.Host
+	return struct{}{}, d.idle(r, n, "remove", force, func() error { return d.store.Remove(r.Context(), n) })
 }
 
-// idle runs f while the environment does not run and cannot start.
-func (d *daemon) idle(r *http.Request, n, what string, f func() error) error {
+// idle runs f while the environment does not run and cannot start. With force
+// it is stopped first.
+func (d *daemon) idle(r *http.Request, n, what string, force bool, f func() error) error {
 	unlock, err := env.LockStart(r.Context(), d.dirs, n)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if env.Running(r.Context(), d.dirs, n) {
-		return hinted{fmt.Errorf("cannot %s %s: %w", what, n, errRunning), "lx stop " + n}
+	if !env.Running(r.Context(), d.dirs, n) {
+		return f()
+	}
+	if !force {
+		err := fmt.Errorf("cannot %s %s: %w", what, n, errRunning)
+		if rec, rerr := d.store.Get(n); rerr == nil && rec.Wanted {
+			err = fmt.Errorf("%w, since it has enabled services: the daemon starts it whenever it starts itself", err)
+		}
+		return hinted{err, "lx stop " + n}
+	}
+	if err := env.Stop(r.Context(), d.dirs, n); err != nil && !errors.Is(err, env.ErrNotRunning) {
+		d.log.Warn("stopped to "+what, "environment", n, "err", err)
+		if env.Running(r.Context(), d.dirs, n) {
+			return fmt.Errorf("cannot %s %s: %w", what, n, err)
+		}
 	}
 	return f()
 }

@@ -69,18 +69,29 @@ func (d *daemon) follow(ctx context.Context) error {
 func (d *daemon) watch(ctx context.Context, name string, start bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.kept[name] {
+	if _, watched := d.kept[name]; watched {
+		d.kept[name] = true // it may be about to look away
 		return
 	}
-	d.kept[name] = true
+	d.kept[name] = false
 	d.wg.Go(func() {
-		defer func() {
-			d.mu.Lock()
-			delete(d.kept, name)
-			d.mu.Unlock()
-		}()
-		d.lookAfter(ctx, name, start)
+		for again := true; again; start = false {
+			d.lookAfter(ctx, name, start)
+			again = d.lookAway(ctx, name)
+		}
 	})
+}
+
+// lookAway ends a watch, unless it was asked for once more meanwhile.
+func (d *daemon) lookAway(ctx context.Context, name string) (again bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if again = d.kept[name] && ctx.Err() == nil; again {
+		d.kept[name] = false
+	} else {
+		delete(d.kept, name)
+	}
+	return again
 }
 
 func (d *daemon) lookAfter(ctx context.Context, name string, start bool) {
