@@ -61,12 +61,19 @@ func debian(t testing.TB, release string) string {
 	return file
 }
 
-// TestDebian: two releases side by side; apt works as an ordinary user, also
-// where only one id exists; namespaces can be nested.
-func TestDebian(t *testing.T) {
+// needRoot fails a test of the name TestAsRoot… that anybody else runs; make
+// test leaves those out for ordinary users.
+func needRoot(t testing.TB, what string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
-		return // debootstrap is root's; make test runs this as root, with lx as an ordinary user
+		t.Fatal("cannot test without being root, who alone can " + what)
 	}
+}
+
+// TestAsRootDebian: two releases side by side; apt works as an ordinary user, also
+// where only one id exists; namespaces can be nested.
+func TestAsRootDebian(t *testing.T) {
+	needRoot(t, "run debootstrap")
 	w := newWorld(t)
 	var both sync.WaitGroup
 	for _, release := range []string{"bookworm", "trixie"} {
@@ -95,11 +102,9 @@ func TestDebian(t *testing.T) {
 	}
 }
 
-// TestFullDisk: a disk that is full leaves nothing half imported.
-func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		return // only root can make a small disk
-	}
+// TestAsRootFullDisk: a disk that is full leaves nothing half imported.
+func TestAsRootFullDisk(t *testing.T) {
+	needRoot(t, "mount a small disk")
 	w := newWorld(t)
 	archive := w.rootTar()
 	for _, d := range []string{"home/.local", "home/.local/share"} {

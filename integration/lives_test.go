@@ -79,12 +79,9 @@ func TestImportedIsConfined(t *testing.T) {
 	hold.wait(bound)
 }
 
-// TestOtherUsersAreRefused: the daemon and the environments are the user's alone.
-func TestOtherUsersAreRefused(t *testing.T) {
-	if os.Geteuid() != 0 || runAs.uid == 0 {
-		// Root may reach everybody's; only root can be two users.
-		return
-	}
+// TestAsRootOtherUsers: the daemon and the environments are the user's alone.
+func TestAsRootOtherUsers(t *testing.T) {
+	needRoot(t, "be two users")
 	w := newWorld(t)
 	w.ok("import", "small", w.rootTar())
 	hold := w.startOpen("-d", "small", "sh", "-c", "echo up; exec cat")
