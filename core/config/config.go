@@ -39,7 +39,13 @@ type Settings struct {
 	// Host is what an imported environment sees of the host's files: "home", "ro"
 	// or "rw". The user alone can say it.
 	Host string `toml:"host,omitempty"`
+	// Init is the first process of an imported environment: lx's own, or that of
+	// the distribution ("systemd"). The user alone can say it.
+	Init string `toml:"init,omitempty"`
 }
+
+// InitSystemd is Settings.Init for the distribution's own, be it systemd or another.
+const InitSystemd = "systemd"
 
 // Mount is one as of mount(8).
 type Mount struct {
@@ -57,7 +63,7 @@ type File struct {
 }
 
 // reserved are keys to come: they are refused as such.
-var reserved = []string{"network", "init", "auto-update"}
+var reserved = []string{"network", "auto-update"}
 
 // Inside is the path of an environment's own configuration.
 const Inside = "/etc/lx.toml"
@@ -139,8 +145,10 @@ func ParseSettings(b []byte) (Settings, error) {
 	if err := decode(b, &s); err != nil {
 		return Settings{}, err
 	}
-	if s.Host != "" {
-		return Settings{}, errors.New("host is not for an environment to say: it is a key of the user's config.toml")
+	for key, value := range map[string]string{"host": s.Host, "init": s.Init} {
+		if value != "" {
+			return Settings{}, fmt.Errorf("%s is not for an environment to say: it is a key of the user's config.toml", key)
+		}
 	}
 	return s, s.check()
 }
@@ -172,6 +180,9 @@ func (s Settings) check() error {
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !slices.Contains([]string{"", "home", "ro", "rw"}, s.Host) {
 		wrong(`host %q: want "home", "ro" or "rw"`, s.Host)
+	}
+	if s.Init != "" && s.Init != InitSystemd {
+		wrong("init %q: want %q", s.Init, InitSystemd)
 	}
 	for i, m := range s.Mounts {
 		switch {

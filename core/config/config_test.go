@@ -40,6 +40,7 @@ files = 64
 func TestRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"user = \"x\"\nhost = \"ro\"":             "host is not for an environment to say",
+		"init = \"systemd\"":                      "init is not for an environment to say",
 		"network = \"own\"":                       `not supported yet: "network"`,
 		"usr = \"x\"":                             `line 1: unknown key "usr"`,
 		"\n[limits]\nfile = 1":                    `line 3: unknown key "limits.file"`,
@@ -57,6 +58,17 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 	if _, err := Parse([]byte("[environment.x]\nnetwork = \"y\"")); err == nil || !strings.Contains(err.Error(), `line 2: not supported yet: "environment.x.network"`) {
+		t.Error(err)
+	}
+}
+
+// TestInit: it is the user's to say, and one thing.
+func TestInit(t *testing.T) {
+	f, err := Parse([]byte("[environment.x]\ninit = \"systemd\""))
+	if err != nil || f.Environments["x"].Init != InitSystemd {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if _, err := Parse([]byte("[environment.x]\ninit = \"upstart\"")); err == nil || !strings.Contains(err.Error(), `init "upstart": want "systemd"`) {
 		t.Error(err)
 	}
 }

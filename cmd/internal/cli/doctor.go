@@ -46,6 +46,7 @@ type host struct {
 	release  func() string
 	dirs     func() (env.Dirs, error)
 	login    func() login
+	ownInit  func() *env.OwnInit
 	root     bool
 }
 
@@ -79,10 +80,11 @@ func thisHost() host {
 			}
 			return unix.ByteSliceToString(u.Release[:])
 		},
-		subuid: func() error { _, err := ns.Choose(ns.Subuid); return err },
-		dirs:   env.UserDirs,
-		login:  hostLogin,
-		root:   os.Geteuid() == 0,
+		subuid:  func() error { _, err := ns.Choose(ns.Subuid); return err },
+		dirs:    env.UserDirs,
+		login:   hostLogin,
+		ownInit: env.CheckOwnInit,
+		root:    os.Geteuid() == 0,
 	}
 }
 
@@ -147,6 +149,7 @@ func examine(h host) []finding {
 		h.helper("fusermount3", "fuse3", "without it a mount cannot be shown to the host (lx mounts --expose)"),
 		h.runtime(),
 		survives(h.login()),
+		h.distributionInit(),
 		finding{Name: "network", Status: fine, Detail: "shared with the host: its loopback services and abstract sockets can be reached from inside"})
 }
 
@@ -272,6 +275,13 @@ func survives(l login) finding {
 		f.Remedy = "loginctl enable-linger " + l.user
 	}
 	return f
+}
+
+// distributionInit tells what init = "systemd" lacks.
+func (h host) distributionInit() finding {
+	why := h.ownInit()
+	return finding{Name: "own init", Status: lacking, Detail: "a distribution's own init is not booted: " + why.Reason, Remedy: why.Remedy,
+		Meaning: "init = \"systemd\" is refused; lx service import UNIT  runs a distribution's units without it"}
 }
 
 func printFindings(w io.Writer, list []finding, onlyBad bool) error {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/store"
 )
@@ -108,6 +110,25 @@ func TestRemoveRunning(t *testing.T) {
 	}
 	if code, _ := ask(d, http.MethodDelete, "/v1/environments/web?force=true", ""); code != http.StatusNotFound {
 		t.Errorf("%d", code)
+	}
+}
+
+// TestOwnInit: a distribution's own init is refused with what it lacks.
+func TestOwnInit(t *testing.T) {
+	d := newDaemon(t)
+	d.dirs.Config = t.TempDir()
+	if err := os.WriteFile(d.dirs.Config+"/config.toml", []byte("[environment.web]\ninit = \"systemd\"\n[environment.host]\ninit = \"systemd\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	why := env.CheckOwnInit()
+	code, text := ask(d, http.MethodPost, "/v1/environments/web/start", "{}")
+	var f api.Failure
+	if err := json.Unmarshal([]byte(text), &f); err != nil || code != http.StatusInternalServerError || f.Hint == "" ||
+		f.Error != `cannot start web with init = "systemd": `+why.Reason {
+		t.Errorf("%v: %d %s", err, code, text)
+	}
+	if code, text := ask(d, http.MethodPost, "/v1/environments/host/start", "{}"); code == http.StatusOK || !strings.Contains(text, "for imported environments") {
+		t.Errorf("%d %s", code, text)
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		return err
 	}
 	choose := ns.Choose
+	if store.IsHost(name) && cfg.Settings.Init != "" {
+		return fmt.Errorf("cannot start %s with init = %q: that is for imported environments", name, cfg.Settings.Init)
+	}
 	if !store.IsHost(name) {
 		rec, err := st.Get(name)
 		if err != nil {
@@ -40,6 +44,10 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		}
 		if o.Map != "" && o.Map != rec.Map {
 			return fmt.Errorf("cannot start %s with the map %q: its files were imported with %q", name, o.Map, rec.Map)
+		}
+		if cfg.Settings.Init == config.InitSystemd {
+			why := env.CheckOwnInit()
+			return hinted{fmt.Errorf("cannot start %s with init = %q: %w", name, cfg.Settings.Init, why), cmp.Or(why.Remedy, "lx service import UNIT  runs a distribution's units without its init")}
 		}
 		root := st.Root(rec)
 		cfg.Host = env.Host(cfg.Settings.Host)
