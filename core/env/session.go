@@ -123,8 +123,11 @@ func closeAll(files []*os.File) {
 // Session is a client's side of a running command.
 type Session struct {
 	conn *net.UnixConn
-	dec  *json.Decoder
+	dec  *json.Decoder // of maxEvents in all: init may be a guest's
 }
+
+// maxEvents bounds what init tells the client of a session, in bytes.
+const maxEvents = 1 << 20
 
 // Start runs s in the environment with the given descriptors as its standard
 // ones. They may be closed by the caller afterwards. When the client goes away
@@ -139,7 +142,7 @@ func Start(ctx context.Context, d Dirs, name string, s Spec, stdio [3]int) (*Ses
 		c.Close()
 		return nil, gone(err)
 	}
-	se := &Session{conn: c, dec: json.NewDecoder(c)}
+	se := &Session{conn: c, dec: json.NewDecoder(io.LimitReader(c, maxEvents))}
 	var e event
 	if err := se.dec.Decode(&e); err != nil {
 		c.Close()

@@ -45,6 +45,7 @@ func TestReport(t *testing.T) {
 		{nil, 0, ""},
 		{exitCode(7), 7, ""},
 		{errors.New("boom"), 1, "lx: boom\n"},
+		{errors.New("an escape\x1b[2J\nand a line\u009b"), 1, "lx: an escape\uFFFD[2J\nand a line\uFFFD\n"},
 		{withHint(errors.New("boom"), "try this"), 1, "lx: boom\nhint: try this\n"},
 		{usageError{errors.New("what?")}, 2, "lx: what?\nTry 'lx --help'.\n"},
 		{&env.ExitError{Code: env.ExitNotFound, Err: errors.New("no such command")}, 127, "lx: no such command\n"},

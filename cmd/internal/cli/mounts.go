@@ -100,6 +100,17 @@ func plain(s string) string {
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
+// printable is text of one or more lines that cannot disturb the terminal: an
+// environment may have a part in it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || strconv.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
+}
+
 // size is n bytes as ls -h shows them.
 func size(n uint64) string {
 	const units = "KMGTPE"

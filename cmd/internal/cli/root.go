@@ -77,10 +77,10 @@ func report(w io.Writer, err error) int {
 	if errors.As(err, &code) {
 		return int(code)
 	}
-	fmt.Fprintln(w, "lx:", err)
+	fmt.Fprintln(w, "lx:", printable(err.Error()))
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) {
-		fmt.Fprintln(w, "hint:", hint.Hint())
+		fmt.Fprintln(w, "hint:", printable(hint.Hint()))
 	}
 	var ee *env.ExitError
 	var ue usageError

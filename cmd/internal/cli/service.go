@@ -108,10 +108,10 @@ func (s services) hold(cmd *cobra.Command, r supervisor.Request) error {
 func (s services) do(cmd *cobra.Command, r supervisor.Request) error {
 	return s.call(cmd.Context(), true, r, func(a supervisor.Answer) error {
 		for _, n := range a.Notes {
-			fmt.Fprintln(cmd.ErrOrStderr(), "lx: note:", n)
+			fmt.Fprintln(cmd.ErrOrStderr(), "lx: note:", printable(n))
 		}
 		if a.Path != "" && a.Error == "" {
-			fmt.Fprintln(cmd.OutOrStdout(), a.Path)
+			fmt.Fprintln(cmd.OutOrStdout(), plain(a.Path))
 		}
 		return nil
 	})
@@ -121,7 +121,7 @@ func (s services) do(cmd *cobra.Command, r supervisor.Request) error {
 func (s services) list(ctx context.Context, r supervisor.Request) (units []supervisor.Status, err error) {
 	err = s.call(ctx, false, r, func(a supervisor.Answer) error {
 		for _, n := range a.Notes {
-			fmt.Fprintln(os.Stderr, "lx: note:", n)
+			fmt.Fprintln(os.Stderr, "lx: note:", printable(n))
 		}
 		units = append(units, a.Units...)
 		return nil
@@ -463,7 +463,7 @@ func printServices(w io.Writer, units []supervisor.Status) error {
 		if u.PID != 0 {
 			pid = fmt.Sprint(u.PID)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", u.Name, stateWord(u), enabled, pid, u.Restarts, ago(u.Since), plain(firstLine(u.Why)))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", plain(u.Name), stateWord(u), enabled, pid, u.Restarts, ago(u.Since), plain(firstLine(u.Why)))
 	}
 	return t.Flush()
 }
@@ -478,7 +478,7 @@ func stateWord(u supervisor.Status) string {
 	case u.Timer != nil && u.Timer.Next != nil && u.State == service.Inactive:
 		return "waiting for its time"
 	}
-	return string(u.State)
+	return plain(string(u.State))
 }
 
 func firstLine(s string) string {
@@ -510,10 +510,10 @@ not exist.`,
 			var missing supervisor.MissingError
 			switch {
 			case errors.As(err, &missing):
-				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", err)
+				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", printable(err.Error()))
 				return exitCode(exitNoUnit)
 			case errors.Is(err, env.ErrNotRunning):
-				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", err)
+				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", printable(err.Error()))
 				return exitCode(exitInactive)
 			case err != nil:
 				return err
@@ -545,13 +545,13 @@ func (s *services) printStatus(cmd *cobra.Command, units []supervisor.Status) er
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		head := u.Name
+		head := plain(u.Name)
 		if u.Description != "" {
 			head += " - " + plain(u.Description)
 		}
 		fmt.Fprintln(w, head)
 		row := func(name, format string, args ...any) {
-			fmt.Fprintf(w, "%10s: %s\n", name, fmt.Sprintf(format, args...))
+			fmt.Fprintf(w, "%10s: %s\n", name, printable(fmt.Sprintf(format, args...)))
 		}
 		enabled := "not enabled"
 		if u.Enabled {
@@ -731,7 +731,7 @@ func survival(units []supervisor.Status, l login) []string {
 	}
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(kinds)) {
-		names := strings.Join(kinds[k], ", ")
+		names := plain(strings.Join(kinds[k], ", "))
 		switch k {
 		case "broken":
 			out = append(out, "broken: "+names+": `lx service status` says why")

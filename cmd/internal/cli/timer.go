@@ -53,7 +53,7 @@ func printTimers(w io.Writer, units []supervisor.Status) error {
 		if u.Timer.Last != nil && u.Timer.Result != "" {
 			result = plain(firstLine(u.Timer.Why))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", u.Name, u.Timer.Schedule, moment(u.Timer.Next), moment(u.Timer.Last), result)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", plain(u.Name), plain(u.Timer.Schedule), moment(u.Timer.Next), moment(u.Timer.Last), result)
 	}
 	return t.Flush()
 }

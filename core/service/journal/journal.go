@@ -151,10 +151,11 @@ func (l *Log) Read(ctx context.Context, q Query, emit func(Entry) error) error {
 	if err != nil {
 		return err
 	}
-	if _, err := scan(older, 0, q.Since, keep); err != nil {
+	_, err = scan(older, 0, q.Since, keep)
+	older.Close()
+	if err != nil {
 		return err
 	}
-	older.Close()
 	f, err := open(l.path)
 	if err != nil {
 		return err

@@ -98,6 +98,9 @@ type TimerStatus struct {
 // maxRequest bounds a request, in bytes.
 const maxRequest = 1 << 20
 
+// maxAnswer bounds an answer, in bytes.
+const maxAnswer = 16 << 20
+
 // errMissing is a service that does not exist.
 var errMissing = errors.New("no such service")
 
@@ -136,9 +139,12 @@ func Call(ctx context.Context, c net.Conn, r Request, take func(Answer) error) e
 	if err := json.NewEncoder(c).Encode(r); err != nil {
 		return fmt.Errorf("cannot ask the environment: %w", err)
 	}
-	dec := json.NewDecoder(c)
+	// Who answers may be an environment's guest: no answer is without an end.
+	lr := &io.LimitedReader{R: c}
+	dec := json.NewDecoder(lr)
 	for {
 		var a Answer
+		lr.N = maxAnswer
 		if err := dec.Decode(&a); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()

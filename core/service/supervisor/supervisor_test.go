@@ -1,9 +1,12 @@
 package supervisor
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -399,6 +402,30 @@ func TestFixed(t *testing.T) {
 			t.Fatal("what waits keeps the environment")
 		}
 	}
+}
+
+// TestEndlessAnswer: who asks is not filled up by an environment that answers without an end.
+func TestEndlessAnswer(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer there.Close()
+		if _, err := bufio.NewReader(there).ReadString('\n'); err != nil {
+			t.Error(err)
+		}
+		_, err := there.Write([]byte(`{"error":"`))
+		for piece := bytes.Repeat([]byte("x"), 1<<20); err == nil; {
+			_, err = there.Write(piece)
+		}
+	}()
+	err := Call(t.Context(), here, Request{Verb: List}, func(a Answer) error { return fmt.Errorf("taken: %d bytes", len(a.Error)) })
+	if err == nil || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Error(err)
+	}
+	here.Close()
+	<-ended
 }
 
 // TestHostileFiles: what is no regular file is not read, and holds nobody up.
