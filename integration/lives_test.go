@@ -35,6 +35,7 @@ func TestImportedIsConfined(t *testing.T) {
 	first := w.command(context.Background(), "-d", "small", "sh", "-c", "ls -l /proc/self/fd /proc/1/fd; cat /proc/self/fd/9/secret /proc/1/fd/9/secret; echo up; exec cat")
 	first.Path, first.Args = "/bin/sh", []string{"sh", "-c", `exec "$0" "$@" 9<` + w.path("home"), lxPath, "-d", "small", "sh", "-c",
 		"ls -l /proc/self/fd /proc/1/fd; cat /proc/self/fd/9/secret /proc/1/fd/9/secret; echo up; exec cat"}
+	first.Env = append(first.Env, "SECRET_OF_THE_HOST=x")
 	in, err := first.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -46,6 +47,7 @@ func TestImportedIsConfined(t *testing.T) {
 	}
 	for name, script := range map[string]string{
 		"a file of the user":        "cat " + secret + " /proc/1/root" + secret + " /proc/1/cwd" + secret,
+		"variables of the shell":    "tr '\\0' '\\n' </proc/1/environ | grep SECRET_OF_THE_HOST",
 		"the runtime directory":     "ls " + w.path("run/lx"),
 		"sockets":                   "find / -xdev -type s | grep . ; ls /run/user/* /run/dbus /tmp/.X11-unix",
 		"the other's processes":     "ps | grep -v grep | grep other",

@@ -58,6 +58,23 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestTerminalText: it may come in pieces.
+func TestTerminalText(t *testing.T) {
+	const in, want = "grün\tund\n\x1b[2J\u009b€\xff.", "grün\tund\n\uFFFD[2J\uFFFD€\uFFFD."
+	for size := 1; size <= len(in); size++ {
+		var b bytes.Buffer
+		w := &terminalText{w: &b}
+		for rest := []byte(in); len(rest) > 0; rest = rest[min(size, len(rest)):] {
+			if _, err := w.Write(rest[:min(size, len(rest))]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b.String() != want {
+			t.Errorf("in pieces of %d: %q, want %q", size, b.String(), want)
+		}
+	}
+}
+
 func TestStatus(t *testing.T) {
 	var code exitCode
 	if status(syscall.WaitStatus(0)) != nil {

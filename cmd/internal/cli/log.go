@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -30,12 +31,34 @@ func newLog() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showLog(cmd.Context(), cmd.OutOrStdout(), dirs.Log(name), follow)
+			return showLog(cmd.Context(), &terminalText{w: cmd.OutOrStdout()}, dirs.Log(name), follow)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what is added")
 	addEnv(cmd.Flags(), &name)
 	return cmd
+}
+
+// terminalText passes on what is printable of a stream of text.
+type terminalText struct {
+	w    io.Writer
+	part []byte // of a character that has not come yet
+}
+
+func (t *terminalText) Write(p []byte) (int, error) {
+	t.part = append(t.part, p...)
+	whole := len(t.part)
+	for i := 1; i < utf8.UTFMax && i <= len(t.part); i++ {
+		if last := t.part[len(t.part)-i:]; utf8.RuneStart(last[0]) {
+			if !utf8.FullRune(last) {
+				whole -= i
+			}
+			break
+		}
+	}
+	_, err := io.WriteString(t.w, printable(string(t.part[:whole])))
+	t.part = append(t.part[:0], t.part[whole:]...)
+	return len(p), err
 }
 
 // showLog copies the log, and with follow goes on until ctx ends.

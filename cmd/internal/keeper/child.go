@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/feature"
 )
 
 // child is init or a broker. messages is closed when its link ends, exited
@@ -39,9 +40,11 @@ func (k *keeper) spawn(role string, attr *syscall.SysProcAttr, config any) (chil
 	cmd.Args = []string{role}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if role == env.RoleInit && k.cfg.Root != nil {
-		// Guests can open what their first process has open: no file of the host.
+		// Guests can open what their first process has open, and read its variables:
+		// nothing of the host's.
 		out := &limited{w: os.Stderr, left: maxInitLog}
 		cmd.Stdout, cmd.Stderr = out, out
+		cmd.Env = []string{feature.Env + "=" + os.Getenv(feature.Env)}
 	}
 	cmd.ExtraFiles = []*os.File{theirs, configR}
 	cmd.SysProcAttr = attr
