@@ -35,24 +35,41 @@ func (v *Volume) all() (handles []*handle, files []*file) {
 // Reclaim implements session.Holder: every open and lock is claimed as one from
 // before the server's restart. Where it does not allow that (no grace period,
 // or the lease had ended) files are opened as new and their locks are lost.
-func (v holder) Reclaim(ctx context.Context, c *session.Conn) error {
+func (v holder) Reclaim(ctx context.Context, c *session.Conn, complete func() error) error {
 	handles, files := v.all()
 	for _, f := range files {
 		f.forget() // whatever was cached by it is asked for again
 	}
+	var lost []*handle
 	for _, h := range handles {
-		err := h.reclaim(ctx, c)
-		var st compound.Status
-		switch {
-		case err == nil:
-		case errors.As(err, &st) && st.Class() == compound.Final:
-			h.fail(fmt.Errorf("cannot open the file again: %w", errors.Join(syscall.EIO, err)))
-			v.cfg.Note(fmt.Errorf("an open file is lost: %w", err))
-		default:
+		claimed, err := h.reclaim(ctx, c)
+		if err := v.recovered(h, err); err != nil {
+			return err
+		}
+		if !claimed && err == nil {
+			lost = append(lost, h)
+		}
+	}
+	if err := complete(); err != nil {
+		return err
+	}
+	for _, h := range lost {
+		if err := v.recovered(h, h.openAnew(ctx, c.Patient)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// recovered is err unless it is one of h alone, which has failed then.
+func (v holder) recovered(h *handle, err error) error {
+	var st compound.Status
+	if errors.As(err, &st) && st.Class() == compound.Final {
+		h.fail(fmt.Errorf("cannot open the file again: %w", errors.Join(syscall.EIO, err)))
+		v.cfg.Note(fmt.Errorf("an open file is lost: %w", err))
+		return nil
+	}
+	return err
 }
 
 func (h *handle) fail(err error) {
@@ -63,24 +80,25 @@ func (h *handle) fail(err error) {
 	}
 }
 
-// reclaim claims h and its locks in a new session.
-func (h *handle) reclaim(ctx context.Context, c *session.Conn) error {
+// reclaim claims h and its locks in a new session. claimed is false where that
+// is not allowed, so that h's file must be opened anew.
+func (h *handle) reclaim(ctx context.Context, c *session.Conn) (claimed bool, err error) {
 	h.mu.Lock()
 	skip := h.closed || h.gone != nil
 	h.mu.Unlock()
 	if skip {
-		return nil
+		return true, nil
 	}
 	h.owner.rename(h.file.v.owners.Add(1))
-	err := h.claim(ctx, c.Patient, func(c *session.Conn, q *compound.Request) { q.OpenPrevious(h.share(c), compound.DelegateNone) })
+	err = h.claim(ctx, c.Patient, func(c *session.Conn, q *compound.Request) { q.OpenPrevious(h.share(c), compound.DelegateNone) })
 	switch {
 	case err == nil:
-		return h.reclaimLocks(ctx, c)
+		return true, h.reclaimLocks(ctx, c)
 	case is(err, compound.ErrNoGrace), is(err, compound.ErrReclaimBad), is(err, compound.ErrReclaimConflict):
 		h.loseLocks()
-		return h.openAnew(ctx, c.Patient)
+		return false, nil
 	}
-	return err
+	return false, err
 }
 
 // openAnew opens h's file as if for the first time.

@@ -164,7 +164,7 @@ func (k *call) do(op compound.Op) compound.Status {
 		return k.client(op)
 	case compound.OpReclaimComplete:
 		k.d.Bool()
-		k.grace = false
+		k.grace, k.session.client.complete = false, true
 		return compound.OK
 	case compound.OpPutRootFH:
 		k.current = "/"

@@ -41,6 +41,7 @@ type client struct {
 	owner    string
 	verifier string
 	seq      uint32
+	complete bool // it has said RECLAIM_COMPLETE
 }
 
 type session struct {

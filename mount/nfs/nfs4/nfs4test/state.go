@@ -54,7 +54,7 @@ func (k *call) open() compound.Status {
 	switch {
 	case f == nil:
 		return compound.ErrIsDir
-	case k.grace && claim != compound.ClaimPrevious:
+	case claim != compound.ClaimPrevious && (k.grace || !k.session.client.complete):
 		return compound.ErrGrace
 	case k.conflict(f, access):
 		return compound.ErrDelay

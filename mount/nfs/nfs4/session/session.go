@@ -7,7 +7,7 @@
 //	ready ────────────────────────────────▶ lost ──▶ CREATE_SESSION
 //	  ▲                                                │ STALE_CLIENTID: EXCHANGE_ID first
 //	  │                                                ▼
-//	  └── RECLAIM_COMPLETE ◀── Holder.Reclaim ◀── state lost? (no: ready at once)
+//	  └── Holder.Reclaim, in it RECLAIM_COMPLETE ◀── state lost? (no: ready at once)
 package session
 
 import (
@@ -40,9 +40,10 @@ type Config struct {
 // Holder has state at the server that is lost with the client id.
 type Holder interface {
 	// Reclaim gets the state back after the server forgot it, through c alone:
-	// other calls wait. An error that is a status of the session's class has
-	// the whole repeated.
-	Reclaim(ctx context.Context, c *Conn) error
+	// other calls wait. It calls complete once it has claimed what it can; until
+	// then the server opens nothing anew (RFC 8881, section 18.51.3). An error that
+	// is a status of the session's class has the whole repeated.
+	Reclaim(ctx context.Context, c *Conn, complete func() error) error
 	// Revoked looks which state the server has taken away.
 	Revoked(ctx context.Context)
 	// Callback serves one operation of the server's and does not wait.
@@ -241,9 +242,7 @@ func (s *Session) recover(old *Conn) (*Conn, error) {
 			lost = lost || fresh
 			old = c
 			if lost {
-				if err = s.Holder.Reclaim(s.ctx, c); err == nil {
-					err = s.settle(s.ctx, c)
-				}
+				err = s.Holder.Reclaim(s.ctx, c, func() error { return s.settle(s.ctx, c) })
 			}
 			if err == nil {
 				return c, nil
