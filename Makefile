@@ -2,7 +2,8 @@
 #
 # Variables: PREFIX and DESTDIR (install), FUZZTIME (fuzz), BENCHFLAGS (bench;
 # -short for a first look), RUN (test: only tests that match), LX_TEST_USER
-# (test, bench as root: the ordinary user, made where it is missing).
+# (test, bench as root: the ordinary user, made where it is missing), LX_LAB
+# (lab-test: the folder of a lab).
 
 PREFIX     ?= /usr/local
 FUZZTIME   ?= 10s
@@ -24,7 +25,7 @@ FOLDERS := cmd core mount netns portbroker integration
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build sample run test bench lint fuzz install go
+.PHONY: build sample run test lab-test bench lint fuzz install go
 
 build: go
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/ ./cmd/lx ./cmd/lxnet
@@ -37,6 +38,10 @@ run: build sample
 
 test: build sample
 	@integration/run/test
+
+lab-test: go
+	@test -n "$$LX_LAB" || { echo 'set LX_LAB to the folder of a lab (integration/labtest)' >&2; exit 1; }
+	go test -tags lab -count 1 -timeout 15m -run '^TestLab' $$(grep -rl --include='*_test.go' '^//go:build lab$$' $(FOLDERS) | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
 bench: build
 	@$(GOBUILD) -o build/bench ./integration/bench
