@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
@@ -69,6 +70,9 @@ func connectNFS(ctx context.Context, n *network, of option.Options, log func(err
 	c := nfsConfig(o)
 	c.Dial, c.Auth, c.Machine, c.Note = n.dialFrom, w.auth, w.machine, log
 	c.Tickets, c.Principal = n.tickets, "nfs/"+o.Host
+	if c.Names, err = w.names(ctx, n.thread); err != nil {
+		log(fmt.Errorf("some owners will not be known: %w", err))
+	}
 	v, version, err := nfs.Dial(ctx, c)
 	if err != nil {
 		return nil, err

@@ -81,6 +81,8 @@ type Config struct {
 	Principal string
 	// Machine names this client to servers.
 	Machine string
+	// Names relate a version 4 server's names of owners to ids; nil takes numbers only.
+	Names *nfs4.Names
 
 	RSize, WSize int // bytes; 0: the largest that both sides can
 	NameMax      int // 0: the server says

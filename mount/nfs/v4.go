@@ -23,7 +23,7 @@ func (c *Config) dial4At(ctx context.Context, minor uint32) (volume.Volume, erro
 	}
 	v, err := nfs4.Dial(ctx, nfs4.Config{
 		RPC: calls, Minor: minor, Path: c.Path,
-		Owner: fmt.Sprintf("lx %s %s", c.Machine, rand.Text()), Auth: auth,
+		Owner: fmt.Sprintf("lx %s %s", c.Machine, rand.Text()), Auth: auth, Names: c.Names,
 		RSize: c.RSize, WSize: c.WSize, NoACL: c.NoACL, Note: c.Note,
 	})
 	if err != nil {
