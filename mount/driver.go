@@ -25,6 +25,8 @@ type driver struct {
 	// present makes v ready for the kernel. show, unless nil, changes attributes
 	// on their way; note is told of failures that no caller sees.
 	present func(v volume.Volume, o option.Options, show func(*volume.Attr), note func(error)) fileSystem
+	// note is what people should know of v; nil where there never is anything.
+	note func(v volume.Volume, o option.Options) string
 }
 
 // drivers are the types that lx serves.

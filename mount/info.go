@@ -26,6 +26,7 @@ type Info struct {
 	Target  string    `json:"target"` // where a guest sees it, else as it was asked for
 	Options []string  `json:"options"`
 	State   State     `json:"state"`
+	Note    string    `json:"note,omitempty"` // what it cannot do that one might count on
 	Since   time.Time `json:"since"`
 
 	Requests     uint64        `json:"requests"`
@@ -68,6 +69,9 @@ func (m *mounted) info(target string) Info {
 		Requests: s.Requests, BytesRead: s.Read, BytesWritten: s.Written, State: m.state()}
 	if s.Requests > 0 {
 		i.Latency = s.LatencySum / time.Duration(s.Requests)
+	}
+	if m.driver != nil && m.driver.note != nil {
+		i.Note = m.driver.note(m.vol, m.options)
 	}
 	i.LastError, i.LastErrorAt = m.journal.last()
 	return i

@@ -21,6 +21,7 @@ var nfsDriver = driver{
 	connect: connectNFS,
 	arrange: arrangeNFS,
 	present: presentNFS,
+	note:    noteNFS,
 }
 
 // nfsVolume is a volume of an NFS server, and whose files guests see there.
@@ -124,4 +125,13 @@ func presentNFS(of volume.Volume, o option.Options, show func(*volume.Attr), not
 		options.Present = func(a *volume.Attr) { v.owners.present(a); show(a) }
 	}
 	return serve.New(v.Volume, options)
+}
+
+// noteNFS tells of locks that are had again after a restart of the server only
+// once this side notices: statd, whom its peer would notify, is not ours.
+func noteNFS(of volume.Volume, o option.Options) string {
+	if of.(*nfsVolume).version == nfs.V3 && !o.(*option.NFS).LocalLocks {
+		return "no reboot notification"
+	}
+	return ""
 }

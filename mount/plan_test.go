@@ -154,3 +154,16 @@ func FuzzMountPoints(f *testing.F) {
 		}
 	})
 }
+
+// The lock manager of version 3 cannot tell us that the server was restarted.
+func TestNoteNFS(t *testing.T) {
+	for _, c := range []struct {
+		version nfs.Version
+		local   bool
+		want    string
+	}{{nfs.V3, false, "no reboot notification"}, {nfs.V3, true, ""}, {nfs.V42, false, ""}} {
+		if got := noteNFS(&nfsVolume{version: c.version}, &option.NFS{LocalLocks: c.local}); got != c.want {
+			t.Errorf("%s, local locks %v: %q, want %q", c.version, c.local, got, c.want)
+		}
+	}
+}

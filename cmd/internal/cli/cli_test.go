@@ -101,10 +101,10 @@ func TestCheckName(t *testing.T) {
 
 func TestPrintMounts(t *testing.T) {
 	var b bytes.Buffer
-	if err := printMounts(&b, []mount.Info{{Source: "//nas/my \"photos\"\x1b", Target: "/mnt", Type: "cifs", State: mount.Connected, BytesRead: 1536}}); err != nil {
+	if err := printMounts(&b, []mount.Info{{Source: "//nas/my \"photos\"\x1b", Target: "/mnt", Type: "cifs", State: mount.Connected, Note: "no wings", BytesRead: 1536}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.String(); !strings.Contains(got, `//nas/my "photos"\x1b`) || !strings.Contains(got, "1.5K") {
+	if got := b.String(); !strings.Contains(got, `//nas/my "photos"\x1b`) || !strings.Contains(got, "connected, no wings ") || !strings.Contains(got, "1.5K") {
 		t.Errorf("printed %q", got)
 	}
 }

@@ -84,11 +84,15 @@ func printMounts(w io.Writer, list []mount.Info) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SOURCE\tTARGET\tTYPE\tSTATE\tREAD\tWRITTEN\tREQUESTS\tLATENCY\tLAST ERROR")
 	for _, m := range list {
+		state := string(m.State)
+		if m.Note != "" {
+			state += ", " + m.Note
+		}
 		last := m.LastError
 		if last != "" && !m.LastErrorAt.IsZero() {
 			last = m.LastErrorAt.Format(time.TimeOnly) + " " + last
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", plain(m.Source), plain(m.Target), m.Type, m.State,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", plain(m.Source), plain(m.Target), m.Type, state,
 			size(m.BytesRead), size(m.BytesWritten), m.Requests, m.Latency.Round(time.Microsecond), plain(last))
 	}
 	return t.Flush()
