@@ -46,6 +46,10 @@ func below(limit float64) target {
 	return target{fmt.Sprintf("< %g", limit), func(lx, _ float64) bool { return lx < limit }}
 }
 
+func above(limit float64) target {
+	return target{fmt.Sprintf("≥ %g", limit), func(lx, _ float64) bool { return lx >= limit }}
+}
+
 func within(slack float64) target {
 	return target{fmt.Sprintf("≤ +%g", slack), func(lx, peer float64) bool { return lx <= peer+slack }}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -52,7 +53,7 @@ func (b *bench) mounts(t *table) (err error) {
 		title, _, _ = strings.Cut(version, "\n")
 		title = "cifs mount beside " + title
 	}
-	s := share{b: b, dir: srv.Path(smbtest.Data), mib: 256, files: 10_000, random: 4000}
+	s := share{b: b, dir: srv.Path(smbtest.Data), mib: 256, files: 10_000, random: 4000, trusted: cacheTime + cacheTime/10}
 	if b.short {
 		s.mib, s.files, s.random = 64, 1000, 1000
 	}
@@ -149,10 +150,16 @@ func (b *bench) rcloneMount(srv *smbtest.Server) (m mounted, stop func(), err er
 		"--vfs-cache-mode", "full", "--vfs-write-back", "0s", "--dir-cache-time", cacheTime.String())
 	cmd.Env = append(cmd.Env, "RCLONE_CONFIG_BENCH_TYPE=smb", "RCLONE_CONFIG_BENCH_HOST="+srv.Host,
 		"RCLONE_CONFIG_BENCH_PORT="+strconv.Itoa(srv.Port), "RCLONE_CONFIG_BENCH_USER="+srv.User, "RCLONE_CONFIG_BENCH_PASS="+obscured)
+	stop, err = b.fuseProgram("rclone", cmd, dir)
+	return mounted{"rclone", dir, nil}, stop, err
+}
+
+// fuseProgram starts a program that serves a mount on dir until stop is called.
+func (b *bench) fuseProgram(name string, cmd *exec.Cmd, dir string) (stop func(), err error) {
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
-		return m, nil, err
+		return nil, err
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
@@ -164,20 +171,20 @@ func (b *bench) rcloneMount(srv *smbtest.Server) (m mounted, stop func(), err er
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		var st unix.Statfs_t
 		if unix.Statfs(dir, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC {
-			return mounted{"rclone", dir, nil}, stop, nil
+			return stop, nil
 		}
 		// Another user's FUSE mount denies even root.
 		if b, err := os.ReadFile("/proc/self/mounts"); err == nil && strings.Contains(string(b), " "+dir+" ") {
-			return mounted{"rclone", dir, nil}, stop, nil
+			return stop, nil
 		}
 		select {
 		case err := <-exited:
-			return m, nil, fmt.Errorf("rclone: %w: %s", err, stderr.String())
+			return nil, fmt.Errorf("%s: %w: %s", name, err, stderr.String())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	stop()
-	return m, nil, fmt.Errorf("rclone did not mount: %s", stderr.String())
+	return nil, fmt.Errorf("%s did not mount: %s", name, stderr.String())
 }
 
 // share makes work on the server's own directory, so that no client has seen it.
@@ -185,6 +192,7 @@ type share struct {
 	b                  *bench
 	dir                string
 	mib, files, random int
+	trusted            time.Duration // how long a mount may believe what it knew of a directory that changes here
 	n                  int
 	data               []byte
 }
@@ -220,7 +228,7 @@ func (s *share) fresh() (string, error) {
 }
 
 // age waits until no mount believes what it knew of directories before.
-func (s *share) age() { time.Sleep(cacheTime + cacheTime/10) }
+func (s *share) age() { time.Sleep(s.trusted) }
 
 func (s *share) run(m mounted, name, path string, args ...string) (float64, error) {
 	return s.b.workload(m.prefix, name, append([]string{filepath.Join(m.files, path)}, args...)...)()
