@@ -83,8 +83,8 @@ type FS struct {
 	stopList  context.CancelFunc
 	waiters   lock.Waiters
 
-	dirty budget
-	ahead budget
+	dirty, ahead  budget
+	reads, writes flight // of pieces: those read ahead, those written behind
 
 	dirtyMu sync.Mutex
 	behind  map[*inode]struct{} // those with data that is not at the server

@@ -12,12 +12,11 @@ import (
 )
 
 const (
-	fileAhead = 8                      // pieces on their way, per open file
-	aheadAge  = time.Second            // how long what was read ahead stays true
-	slack     = 512 << 10              // how far apart reads that the kernel has in flight may come
-	atOnce    = 128 << 10              // a first read of so much, or two in sequence, start reading ahead
-	worthy    = 256 << 10              // smaller files are read as they are asked for
-	nearTime  = 250 * time.Microsecond // where reading a piece takes less, copying it twice would cost more than waiting
+	aheadAge = time.Second            // how long what was read ahead stays true
+	slack    = 512 << 10              // how far apart reads that the kernel has in flight may come
+	atOnce   = 128 << 10              // a first read of so much, or two in sequence, start reading ahead
+	worthy   = 256 << 10              // smaller files are read as they are asked for
+	nearTime = 250 * time.Microsecond // where reading a piece takes less, copying it twice would cost more than waiting
 )
 
 // ahead reads a file in large pieces before they are asked for: the kernel asks
@@ -224,7 +223,7 @@ func (fl *file) chunk(off int64, n int) *chunk {
 		}
 	}
 	if sequential {
-		a.window = min(a.window+1, fileAhead)
+		a.window = min(a.window+1, int64(fl.fs.reads.depth(&fl.fs.ahead)))
 	}
 	far := start + a.window*defaultPart
 	if fl.fs.isNear() {
@@ -296,7 +295,11 @@ func (fl *file) fetch(off int64) *chunk {
 	}
 	fl.ahead.chunks[off] = c
 	f.work.Go(func() {
+		start := time.Now()
 		c.n, c.err = fl.readAt(f.ctx, *c.buf, off, true)
+		if c.n == defaultPart {
+			f.reads.landed(time.Since(start))
+		}
 		if want := int(min(defaultPart, hole-off)); c.err == nil && c.n < want {
 			clear((*c.buf)[c.n:want])
 			c.n = want

@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	fileFlight  = 8 // pieces on their way at once, per file
 	fileGrowing = 4 // pieces that may still grow, per file
 	dirtyAge    = 500 * time.Millisecond
 	defaultPart = 1 << 20
@@ -348,7 +347,7 @@ func (fl *file) put(off int64, data []byte) (n int, wait *piece, err error) {
 		if n, first := i.behind.count(true); n >= fileGrowing {
 			f.send(i, first)
 		}
-		if n, first := i.behind.count(false); n >= fileFlight {
+		if n, first := i.behind.count(false); n >= f.writes.depth(&f.dirty) {
 			return 0, first, nil
 		}
 		want := smallPart
@@ -403,7 +402,11 @@ func (f *FS) send(i *inode, p *piece) {
 		if o, ok := p.h.Handle.(volume.Owner); ok {
 			write = o.WriteOwn
 		}
+		start := time.Now()
 		_, err := write(f.ctx, (*p.buf)[:p.end-p.off], p.off)
+		if err == nil && p.end-p.off == part(f.feat.MaxWrite) {
+			f.writes.landed(time.Since(start))
+		}
 		if err != nil {
 			err = fmt.Errorf("cannot write to %s: %w", f.nameOf(i), err)
 			f.opts.Note(err)

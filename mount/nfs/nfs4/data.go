@@ -213,9 +213,10 @@ type unstable struct {
 
 	turn chan struct{} // one token: of those who commit
 
-	mu     sync.Mutex
-	pieces []piece
-	bytes  int
+	mu         sync.Mutex
+	pieces     []piece
+	bytes      int
+	committing bool // unasked
 	// failures counts when something was lost, err is why.
 	failures uint64
 	err      error
@@ -233,8 +234,10 @@ type piece struct {
 	verifier compound.Verifier
 }
 
-// early is how much of one file is kept before it is committed unasked.
-const early = 32 << 20
+const (
+	early = 32 << 20  // bytes of one file kept before they are committed unasked,
+	much  = 2 * early // and before its writers wait for that
+)
 
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
@@ -242,19 +245,40 @@ func (u *unstable) keep(auth rpc.Auth, p []byte, off uint64, v compound.Verifier
 	b := buffers.Get().(*[]byte)
 	*b = append((*b)[:0], p...)
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	u.pieces = append(u.pieces, piece{auth, b, off, v})
 	u.bytes += len(p)
 	u.file.v.dirty.give(0) // whoever waits for room may commit this
+	unasked := u.bytes > early && !u.committing
+	u.committing = u.committing || unasked
+	u.mu.Unlock()
+	if unasked {
+		u.commitUnasked()
+	}
+}
+
+// commitUnasked commits while others go on writing. What fails is told, or
+// tried again, when the file is committed next. The caller has a use of the file.
+func (u *unstable) commitUnasked() {
+	v := u.file.v
+	v.mu.Lock()
+	u.file.uses++
+	v.mu.Unlock()
+	v.work.Go(func() {
+		_ = u.commit(v.ctx)
+		u.mu.Lock()
+		u.committing = false
+		u.mu.Unlock()
+		u.file.drop()
+	})
 }
 
 // room waits until n more bytes may be kept.
 func (u *unstable) room(ctx context.Context, n int) error {
 	v := u.file.v
 	u.mu.Lock()
-	much := u.bytes > early
+	kept := u.bytes
 	u.mu.Unlock()
-	if much {
+	if kept > much {
 		if err := u.commit(ctx); err != nil {
 			return err
 		}

@@ -77,6 +77,50 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestUnasked: much is committed while writing goes on; what fails then is told
+// once, by whoever asks next.
+func TestUnasked(t *testing.T) {
+	s := nfs4test.New(t)
+	v := dial(t, fakeConfig(s, "a"))
+	ctx := t.Context()
+	_, h := fakeFile(t, v, "f")
+	failed := make(chan struct{})
+	s.Fail(func(op compound.Op) compound.Status {
+		if op != compound.OpCommit {
+			return compound.OK
+		}
+		select {
+		case <-failed:
+			return compound.OK
+		default:
+			close(failed)
+			return compound.ErrNoSpc
+		}
+	})
+	p := make([]byte, 1<<20)
+	for off := int64(0); off <= early; off += int64(len(p)) {
+		if _, err := h.WriteAt(ctx, p, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-failed
+	if _, err := h.WriteAt(ctx, p, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Sync(ctx); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("the first sync: %v, want %v", err, syscall.ENOSPC)
+	}
+	if err := h.Sync(ctx); err != nil {
+		t.Errorf("the next: %v", err)
+	}
+	if err := h.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if v.dirty.left != maxDirty {
+		t.Errorf("%d bytes of room left, want %d", v.dirty.left, maxDirty)
+	}
+}
+
 // TestLostLock: a lock that cannot be reclaimed is told of by the next
 // operation, until it is given back.
 func TestLostLock(t *testing.T) {
