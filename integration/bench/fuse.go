@@ -200,7 +200,7 @@ func writeFile(name, mib string) error {
 // filled creates the files and lets the kernel forget them, then runs args[0]
 // on them.
 func filled(args []string) (float64, error) {
-	if _, err := create(args[1:]); err != nil {
+	if _, err := create(args[1:3]); err != nil {
 		return 0, err
 	}
 	time.Sleep(1100 * time.Millisecond) // entries and attributes live for a second

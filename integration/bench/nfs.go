@@ -171,7 +171,18 @@ const listed = 10_000 // entries of a directory, in short runs too
 func (n *nfsBench) rows(version string, m mounted) ([]row, error) {
 	s := n.export
 	lx, raw := through(m, s), n.libnfs(version, n.srv.Port, s)
+	// libnfs 4.0.0 cannot have writes of version 4 in flight: its call to begin one
+	// fails. There it is measured by version 3.
+	writer := raw
+	if version != "3" {
+		writer = n.libnfs("3", n.srv.Port, s)
+		writer.name = "libnfs 3"
+	}
 	lxTime, rawTime, err := n.processor(m, raw)
+	if err != nil {
+		return nil, err
+	}
+	_, writerTime, err := n.processor(m, writer)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +195,7 @@ func (n *nfsBench) rows(version string, m mounted) ([]row, error) {
 	}
 	rows := []row{
 		{name: "sequential read, cold", unit: "MB/s", contenders: file("seqread"), target: atLeast(0.6)},
-		{name: "sequential write, fsync", unit: "MB/s", contenders: []contender{lx.onNew("seqwrite"), raw.onNew("seqwrite")}, target: atLeast(0.6)},
+		{name: "sequential write, fsync", unit: "MB/s", contenders: []contender{lx.onNew("seqwrite"), writer.onNew("seqwrite")}, target: atLeast(0.6)},
 		{name: "random 4 KiB reads, depth 1", unit: "op/s", contenders: file("randread", "1", random), target: atLeast(0.45)},
 		{name: "random 4 KiB reads, depth 32", unit: "op/s", contenders: file("randread", "32", random), target: atLeast(0.7)},
 		{name: fmt.Sprintf("ls -l of %d entries, cold", listed), unit: "entry/s", contenders: directory(listed, "list", strconv.Itoa(listed)), target: above(60_000)},
@@ -192,7 +203,7 @@ func (n *nfsBench) rows(version string, m mounted) ([]row, error) {
 		{name: fmt.Sprintf("create, write 1 KiB, close %d files", s.files), unit: "op/s", contenders: directory(0, "create1k", files), target: atLeast(0.8)},
 		{name: fmt.Sprintf("delete %d files", s.files), unit: "op/s", contenders: directory(s.files, "delete", files), target: atLeast(0.8)},
 		{name: "processor time of reading", unit: "ms/MiB", contenders: []contender{lxTime.onFile("seqread"), rawTime.onFile("seqread")}, target: atMost(4)},
-		{name: "processor time of writing", unit: "ms/MiB", contenders: []contender{lxTime.onNew("seqwrite"), rawTime.onNew("seqwrite")}, target: atMost(4)},
+		{name: "processor time of writing", unit: "ms/MiB", contenders: []contender{lxTime.onNew("seqwrite"), writerTime.onNew("seqwrite")}, target: atMost(4)},
 	}
 	for i := range rows {
 		rows[i].against = 1

@@ -114,9 +114,16 @@ static void shuffle(long n)
 	}
 }
 
+static void create(const char *path)
+{
+	if (nfs_open2(nfs, path, O_CREAT | O_WRONLY, 0644, &file) < 0)
+		die(path);
+}
+
 static void create_file(const char *path)
 {
-	if (nfs_creat(nfs, path, 0644, &file) < 0 || nfs_pwrite(nfs, file, 0, CREATED, buffer) != CREATED || nfs_close(nfs, file) < 0)
+	create(path);
+	if (nfs_pwrite(nfs, file, 0, CREATED, buffer) != CREATED || nfs_close(nfs, file) < 0)
 		die(path);
 }
 
@@ -161,8 +168,7 @@ int main(int argc, char **argv)
 		start = seconds(clock);
 		run(bytes / PIECE, DEPTH, read_piece);
 	} else if (!strcmp(work, "seqwrite")) {
-		if (nfs_creat(nfs, arg, 0644, &file) < 0)
-			die(arg);
+		create(arg);
 		bytes = (double)n * PIECE;
 		start = seconds(clock);
 		run(n, DEPTH, write_piece);
