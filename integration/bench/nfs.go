@@ -109,7 +109,7 @@ func (b *bench) nfs(t *table) (err error) {
 	// No mount here keeps that a name was absent.
 	n.export = &share{b: b, dir: n.srv.Path(nfstest.Data), mib: 256, files: 10_000, random: 4000}
 	if b.short {
-		n.export.mib, n.export.files, n.export.random = 64, 1000, 1000
+		n.export.mib, n.export.files, n.export.random = 64, 500, 500
 	}
 	ssh, stop, err := b.sshfsMount(*n.export)
 	if err != nil {
@@ -165,7 +165,7 @@ func (n *nfsBench) mount(port int, export, version string, more ...string) (m mo
 	return mounted{"lx", dir, []string{n.lx}}, err
 }
 
-const listed = 10_000 // entries of a directory, in short runs too
+const listed = 10_000 // entries of a directory, in short runs as well
 
 // rows are lx beside libnfs.
 func (n *nfsBench) rows(version string, m mounted) ([]row, error) {
