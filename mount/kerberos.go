@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"strings"
 	"syscall"
 
-	"github.com/jcmturner/gokrb5/v8/client"
 	"github.com/jcmturner/gokrb5/v8/config"
 	"github.com/jcmturner/gokrb5/v8/credentials"
 	"github.com/jcmturner/gokrb5/v8/keytab"
+
+	"github.com/lxbridge/lx/mount/nfs/rpc/gss"
 )
 
 // Where Kerberos keeps what tickets are had with (krb5.conf(5), kinit(1)).
@@ -26,13 +28,12 @@ const (
 
 // kerberos gets tickets with the credential cache of one of uids, else with
 // the machine's keytab, as rpc.gssd(8) does. read reads a file as who mounts.
-// The distribution centre is asked from the broker's own network.
-func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*client.Client, error) {
+func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*gss.Tickets, error) {
 	text, err := read(kerberosConfig)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read how Kerberos is set up: %w", err)
 	}
-	conf, err := config.NewFromString(string(text))
+	conf, err := parseConfig(string(text))
 	if err != nil {
 		return nil, fmt.Errorf("cannot understand %s: %w", kerberosConfig, err)
 	}
@@ -42,7 +43,7 @@ func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*client.C
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		var c *client.Client
+		var c *gss.Tickets
 		if err == nil {
 			c, err = fromCache(text, conf)
 		}
@@ -55,7 +56,7 @@ func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*client.C
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("there are no tickets: type  kinit  first: %w", syscall.ENOKEY)
 	}
-	var c *client.Client
+	var c *gss.Tickets
 	if err == nil {
 		c, err = fromKeytab(text, conf)
 	}
@@ -68,9 +69,14 @@ func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*client.C
 // errMalformed stands for the library's own words, which may have keys in them.
 var errMalformed = errors.New("it is malformed")
 
-// fromCache and fromKeytab parse files of a guest's with a library that does
-// not check every length: a malformed one is an error here, not the broker's end.
-func fromCache(text []byte, conf *config.Config) (c *client.Client, err error) {
+// parseConfig, fromCache and fromKeytab parse files of a guest's with a library
+// that does not check every length: a malformed one is an error here, not the broker's end.
+func parseConfig(text string) (c *config.Config, err error) {
+	defer malformed(&err)
+	return config.NewFromString(text)
+}
+
+func fromCache(text []byte, conf *config.Config) (c *gss.Tickets, err error) {
 	defer malformed(&err)
 	if !wellFormedCache(text) {
 		return nil, errMalformed
@@ -79,7 +85,7 @@ func fromCache(text []byte, conf *config.Config) (c *client.Client, err error) {
 	if cache.Unmarshal(text) != nil {
 		return nil, errMalformed
 	}
-	return client.NewFromCCache(&cache, conf, client.DisablePAFXFAST(true))
+	return gss.FromCache(&cache, conf)
 }
 
 // cursor walks a credential cache and knows when it ends.
@@ -143,7 +149,7 @@ func wellFormedCache(text []byte) bool {
 	return !c.bad
 }
 
-func fromKeytab(text []byte, conf *config.Config) (c *client.Client, err error) {
+func fromKeytab(text []byte, conf *config.Config) (c *gss.Tickets, err error) {
 	defer malformed(&err)
 	keys := keytab.New()
 	if keys.Unmarshal(text) != nil {
@@ -152,7 +158,7 @@ func fromKeytab(text []byte, conf *config.Config) (c *client.Client, err error) 
 	for _, service := range []string{"nfs", "root", "host", ""} {
 		for _, e := range keys.Entries {
 			if p := e.Principal; service == "" || len(p.Components) > 1 && p.Components[0] == service {
-				return client.NewWithKeytab(strings.Join(p.Components, "/"), p.Realm, keys, conf, client.DisablePAFXFAST(true)), nil
+				return gss.FromKeytab(strings.Join(p.Components, "/"), p.Realm, keys, conf), nil
 			}
 		}
 	}
@@ -167,7 +173,7 @@ func malformed(err *error) {
 
 // tickets is kerberos for the thread that mounts: by its uid as guests have
 // it, and as the host does.
-func (n *network) tickets(ctx context.Context) (*client.Client, error) {
+func (n *network) tickets(ctx context.Context) (*gss.Tickets, error) {
 	ids, err := n.thread.IDs()
 	if err != nil {
 		return nil, err
@@ -180,5 +186,10 @@ func (n *network) tickets(ctx context.Context) (*client.Client, error) {
 	if host, ok := maps.uid.out(ids.UID); ok && host != ids.UID {
 		uids = append(uids, host)
 	}
-	return kerberos(func(path string) ([]byte, error) { return n.thread.ReadFile(ctx, path, maxKerberosFile) }, uids...)
+	t, err := kerberos(func(path string) ([]byte, error) { return n.thread.ReadFile(ctx, path, maxKerberosFile) }, uids...)
+	if err != nil {
+		return nil, err
+	}
+	t.Dial = func(ctx context.Context, proto, addr string) (net.Conn, error) { return n.reach(ctx, proto, addr, 0) }
+	return t, nil
 }

@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -29,19 +30,20 @@ func TestKerberos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.GetServiceTicket("nfs/server"); err != nil {
+	var dialer net.Dialer
+	c.Dial = dialer.DialContext
+	if _, _, err := c.Get(t.Context(), "nfs/server"); err != nil {
 		t.Errorf("by the keytab: %v", err)
 	}
-	c.Destroy()
 
 	files["/tmp/krb5cc_1000"] = realm.Cache(t, "user")
 	if c, err = kerberos(read, 0, 1000); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.GetServiceTicket("nfs/server"); err != nil || c.Credentials.UserName() != "user" {
-		t.Errorf("by the cache, as %s: %v", c.Credentials.UserName(), err)
+	c.Dial = dialer.DialContext
+	if _, _, err := c.Get(t.Context(), "nfs/server"); err != nil || c.Client() != "user" {
+		t.Errorf("by the cache, as %s: %v", c.Client(), err)
 	}
-	c.Destroy()
 	// A cache that says it has 2^31 addresses would need all memory there is.
 	cache, err := os.ReadFile(files["/tmp/krb5cc_1000"])
 	if err != nil {
@@ -66,20 +68,18 @@ func TestKerberos(t *testing.T) {
 
 // FuzzKerberosFiles: no file of a guest's ends the broker.
 func FuzzKerberosFiles(f *testing.F) {
-	f.Add([]byte("\x05\x04\x00\x00\x00\x00"), false)
-	f.Add([]byte("\x05\x02\x00\x00\x00\x08aaaaaaaa"), true)
-	f.Fuzz(func(t *testing.T, text []byte, table bool) {
-		c, err := kerberos(func(path string) ([]byte, error) {
-			switch {
-			case path == kerberosConfig:
-				return []byte("[libdefaults]\ndefault_realm = LX.TEST\n"), nil
-			case path == kerberosKeytab && table, path == "/tmp/krb5cc_0" && !table:
+	f.Add([]byte("\x05\x04\x00\x00\x00\x00"), "/tmp/krb5cc_0")
+	f.Add([]byte("\x05\x02\x00\x00\x00\x08aaaaaaaa"), kerberosKeytab)
+	f.Add([]byte("[realms]\nA = {\nkdc = a\nauth_to_local_names = {\nb = c\n}\n}\n"), kerberosConfig)
+	f.Fuzz(func(_ *testing.T, text []byte, name string) {
+		_, _ = kerberos(func(path string) ([]byte, error) {
+			switch path {
+			case name:
 				return text, nil
+			case kerberosConfig:
+				return []byte("[libdefaults]\ndefault_realm = LX.TEST\n"), nil
 			}
 			return nil, fs.ErrNotExist
 		}, 0)
-		if err == nil {
-			c.Destroy()
-		}
 	})
 }

@@ -60,7 +60,16 @@ func (n *network) dial(ctx context.Context, proto, addr string) (net.Conn, error
 }
 
 // dialFrom is dial from a local port; 0 is any.
-func (n *network) dialFrom(ctx context.Context, proto, addr string, from int) (conn net.Conn, err error) {
+func (n *network) dialFrom(ctx context.Context, proto, addr string, from int) (net.Conn, error) {
+	conn, err := n.reach(ctx, proto, addr, from)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down = err
+	return conn, err
+}
+
+// reach is dialFrom to who need not be the mount's server.
+func (n *network) reach(ctx context.Context, proto, addr string, from int) (conn net.Conn, err error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -73,13 +82,13 @@ func (n *network) dialFrom(ctx context.Context, proto, addr string, from int) (c
 	} else {
 		conn, err = n.again(ctx, proto, net.JoinHostPort(known, port), from)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.down = err; err == nil && known == "" {
+	if err == nil && known == "" {
 		if known, _, err = net.SplitHostPort(conn.RemoteAddr().String()); err != nil {
 			conn.Close()
 			return nil, err
 		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
 		if n.hosts == nil {
 			n.hosts = map[string]string{}
 		}

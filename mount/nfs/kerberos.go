@@ -6,8 +6,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/jcmturner/gokrb5/v8/client"
-
 	"github.com/lxbridge/lx/mount/nfs/rpc"
 	"github.com/lxbridge/lx/mount/nfs/rpc/gss"
 	"github.com/lxbridge/lx/mount/volume"
@@ -18,7 +16,7 @@ var services = map[string]gss.Service{"krb5": gss.Krb5, "krb5i": gss.Krb5i, "krb
 
 // Tickets gets Kerberos tickets as who mounts. It is asked once for a mount,
 // and what it answers belongs to the mount from then on.
-type Tickets func(ctx context.Context) (*client.Client, error)
+type Tickets func(ctx context.Context) (*gss.Tickets, error)
 
 // flavourNumber is the chosen flavour as servers list it (RFC 2623 2.3).
 func (c *Config) flavourNumber() uint32 {

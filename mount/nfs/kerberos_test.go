@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jcmturner/gokrb5/v8/client"
 	"github.com/jcmturner/gokrb5/v8/config"
 	"github.com/jcmturner/gokrb5/v8/keytab"
 
 	"github.com/lxbridge/lx/integration/krb5test"
 	"github.com/lxbridge/lx/integration/nfstest"
 	"github.com/lxbridge/lx/mount/nfs/rpc"
+	"github.com/lxbridge/lx/mount/nfs/rpc/gss"
 )
 
 // TestGaneshaKerberos: each version mounts with each flavour of Kerberos, and
@@ -39,8 +39,10 @@ func TestGaneshaKerberos(t *testing.T) {
 		Network: "tcp", Host: s.Host, Port: s.Port, MountPort: s.MountPort, Path: "/" + nfstest.Kerberos, NoLocks: true,
 		Auth: func(context.Context) rpc.Auth { return sys }, Machine: "client", Timeout: 5 * time.Second, Reserved: Never,
 		Principal: "nfs/server.lx.test", Note: func(error) {},
-		Tickets: func(context.Context) (*client.Client, error) {
-			return client.NewWithKeytab("root/client.lx.test", krb5test.Name, keys, conf, client.DisablePAFXFAST(true)), nil
+		Tickets: func(context.Context) (*gss.Tickets, error) {
+			t := gss.FromKeytab("root/client.lx.test", krb5test.Name, keys, conf)
+			t.Dial = new(net.Dialer).DialContext
+			return t, nil
 		},
 	}
 	for _, version := range []Version{V42, V41, V40, V3} {

@@ -96,6 +96,11 @@ func (v *Volume) Allocate(ctx context.Context, vh volume.Handle, off, n int64, m
 	if v.lacks(op, nil) {
 		return fail("allocate", "", syscall.EOPNOTSUPP)
 	}
+	if op == compound.OpDeallocate {
+		if err := v.durable(ctx, h.file.fh); err != nil {
+			return fail("allocate", "", err)
+		}
+	}
 	err := h.do(ctx, func(_ *session.Conn, q *compound.Request, id compound.StateID) {
 		q.PutFH(h.file.fh)
 		if op == compound.OpAllocate {
@@ -130,6 +135,9 @@ func (v *Volume) CopyRange(ctx context.Context, vsrc volume.Handle, srcOff int64
 		return 0, nil
 	case src.file == dst.file && srcOff < dstOff+n && dstOff < srcOff+n:
 		return 0, fail("copy", "", syscall.EINVAL)
+	}
+	if err := v.durable(ctx, dst.file.fh); err != nil {
+		return 0, fail("copy", "", err)
 	}
 	const block = 4096
 	if !v.lacks(compound.OpClone, nil) && srcOff%block == 0 && dstOff%block == 0 && (n%block == 0 || srcOff+n == int64(size)) {

@@ -112,6 +112,11 @@ func (v *Volume) Setattr(ctx context.Context, n volume.Node, vh volume.Handle, s
 	if s.Size != nil && *s.Size > maxOffset {
 		return out, fail("set attributes", "", syscall.EFBIG)
 	}
+	if s.Size != nil {
+		if err := v.durable(ctx, compound.FH(n.(node))); err != nil {
+			return out, fail("set attributes", "", err)
+		}
+	}
 	set := v.settable(s)
 	build := func(_ *session.Conn, q *compound.Request, id compound.StateID) {
 		q.PutFH(compound.FH(n.(node)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -106,6 +107,8 @@ func (h *handle) write(ctx context.Context, p []byte, off uint64) (int, error) {
 	if err := u.room(ctx, len(p)); err != nil {
 		return 0, err
 	}
+	u.order.RLock()
+	defer u.order.RUnlock()
 	for done := 0; done < len(p); {
 		w, err := h.send(ctx, p[done:], off+uint64(done), compound.WriteUnstable)
 		if err != nil {
@@ -206,12 +209,30 @@ func (b *budget) more() <-chan struct{} {
 	return b.wake
 }
 
+// durable commits what is kept of a file, before a change that it would undo if
+// it were written again after it.
+func (v *Volume) durable(ctx context.Context, fh compound.FH) error {
+	v.mu.Lock()
+	f := v.files[fh]
+	if f != nil {
+		f.uses++
+	}
+	v.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	defer f.drop()
+	return f.unstable.commit(ctx)
+}
+
 // unstable is what of a file the server has in memory only, in the order in
 // which it was written.
 type unstable struct {
 	file *file
 
 	turn chan struct{} // one token: of those who commit
+	// order is held shared by writes, and alone while pieces are written again.
+	order sync.RWMutex
 
 	mu         sync.Mutex
 	pieces     []piece
@@ -361,19 +382,33 @@ func (u *unstable) settle(ctx context.Context, pieces []piece) (left []piece, er
 	if err != nil {
 		return u.lost(pieces, err)
 	}
-	for i, p := range pieces {
-		if p.verifier == got {
-			u.free(p)
-			continue
-		}
-		p.verifier, err = u.again(ctx, p)
-		if err != nil {
-			rest, err := u.lost(pieces[i:], err)
-			return append(left, rest...), err
-		}
-		left = append(left, p)
+	first := slices.IndexFunc(pieces, func(p piece) bool { return p.verifier != got })
+	if first < 0 {
+		first = len(pieces)
 	}
-	return left, nil
+	for _, p := range pieces[:first] {
+		u.free(p)
+	}
+	if first == len(pieces) {
+		return nil, nil
+	}
+	// All that came after it goes again too, and nothing else meanwhile, or what
+	// the server lost would come over what is newer.
+	u.order.Lock()
+	defer u.order.Unlock()
+	u.mu.Lock()
+	pieces = append(pieces[first:], u.pieces...)
+	u.pieces = nil
+	u.mu.Unlock()
+	for i := range pieces {
+		verifier, err := u.again(ctx, pieces[i])
+		if err != nil {
+			left, err = u.lost(pieces[i:], err)
+			return append(pieces[:i:i], left...), err
+		}
+		pieces[i].verifier = verifier
+	}
+	return pieces, nil
 }
 
 // lost decides what becomes of pieces after a failure: where trying again may

@@ -168,6 +168,11 @@ func (v *Volume) open(ctx context.Context, h *handle, fh compound.FH, truncate b
 	if err := v.conflicts(ctx, fh, h.access); err != nil {
 		return err
 	}
+	if truncate {
+		if err := v.durable(ctx, fh); err != nil {
+			return err
+		}
+	}
 	var o compound.Opened
 	var a volume.Attr
 	zero := uint64(0)

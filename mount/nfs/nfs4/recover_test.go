@@ -445,3 +445,51 @@ func TestLossIsTold(t *testing.T) {
 		}
 	}
 }
+
+// TestRestartOrder: what the server lost is not written over what came after it.
+func TestRestartOrder(t *testing.T) {
+	write := func(text string) func(context.Context, *Volume, volume.Node, volume.Handle) error {
+		return func(ctx context.Context, _ *Volume, _ volume.Node, h volume.Handle) error {
+			_, err := h.WriteAt(ctx, []byte(text), 0)
+			return err
+		}
+	}
+	three := uint64(3)
+	for name, c := range map[string]struct {
+		newer func(context.Context, *Volume, volume.Node, volume.Handle) error
+		want  string
+	}{
+		"write": {write("new"), "new, longer"},
+		"truncation": {func(ctx context.Context, v *Volume, n volume.Node, h volume.Handle) error {
+			_, err := v.Setattr(ctx, n, h, volume.SetAttr{Size: &three})
+			return err
+		}, "old"},
+		"opening": {func(ctx context.Context, v *Volume, n volume.Node, _ volume.Handle) error {
+			h, err := v.Open(ctx, n, os.O_RDWR|os.O_TRUNC)
+			if err == nil {
+				err = errors.Join(write("x")(ctx, v, n, h), h.Close(ctx))
+			}
+			return err
+		}, "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := nfs4test.New(t)
+			v := dial(t, fakeConfig(s, "a"))
+			ctx := t.Context()
+			n, h := fakeFile(t, v, "f")
+			if err := write("old, longer")(ctx, v, n, h); err != nil {
+				t.Fatal(err)
+			}
+			s.Restart(true)
+			if err := errors.Join(c.newer(ctx, v, n, h), h.Sync(ctx), h.Close(ctx)); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Data("f"); string(got) != c.want {
+				t.Errorf("the server has %q, want %q", got, c.want)
+			}
+			if left := v.dirty.left; left != maxDirty {
+				t.Errorf("%d bytes are kept after all was committed", maxDirty-left)
+			}
+		})
+	}
+}

@@ -374,6 +374,7 @@ func (k *call) setAttr() compound.Status {
 			return st
 		}
 		f.resize(int(*size))
+		f.stable = append([]byte(nil), f.data...)
 	}
 	k.e.Uint32(0)
 	return compound.OK

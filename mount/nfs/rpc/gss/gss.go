@@ -11,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/jcmturner/gokrb5/v8/client"
-
 	"github.com/lxbridge/lx/mount/nfs/rpc"
 	"github.com/lxbridge/lx/mount/nfs/xdr"
 )
@@ -32,9 +30,9 @@ func (s Service) Flavor() uint32 { return 390002 + uint32(s) }
 
 // Config says whom a credential is for.
 type Config struct {
-	// Tickets gets service tickets for the caller. It belongs to who made it: from
-	// a credential cache or a keytab, both read in the caller's view.
-	Tickets *client.Client
+	// Tickets gets service tickets for the caller, by a credential cache or a
+	// keytab, both read in the caller's view.
+	Tickets *Tickets
 	// Principal of the server's service: "nfs/host.name".
 	Principal string
 	Service
@@ -60,7 +58,7 @@ const (
 type Context struct {
 	cfg Config
 
-	renewing sync.Mutex // one sets up at a time
+	renewing chan struct{} // has one element while somebody sets up
 
 	mu     sync.RWMutex // guards what follows
 	now    *established
@@ -83,7 +81,7 @@ var _ rpc.Auth = (*Context)(nil)
 
 // New sets up a context with the server.
 func New(ctx context.Context, cfg Config) (*Context, error) {
-	c := &Context{cfg: cfg}
+	c := &Context{cfg: cfg, renewing: make(chan struct{}, 1)}
 	if err := c.renew(ctx, nil); err != nil {
 		return nil, err
 	}
@@ -98,8 +96,12 @@ func (c *Context) current() *established {
 
 // renew sets up a context, if old is still the one in use.
 func (c *Context) renew(ctx context.Context, old *established) error {
-	c.renewing.Lock()
-	defer c.renewing.Unlock()
+	select {
+	case c.renewing <- struct{}{}:
+		defer func() { <-c.renewing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if c.current() != old {
 		return nil
 	}
@@ -297,7 +299,7 @@ func exchange(ctx context.Context, cfg Config, auth rpc.Auth, args func(*xdr.Enc
 
 // establish sets up a context: one exchange, since Kerberos needs no more.
 func establish(ctx context.Context, cfg Config) (*established, error) {
-	token, pending, err := request(cfg.Tickets, cfg.Principal)
+	token, pending, err := request(ctx, cfg.Tickets, cfg.Principal)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package gss
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"encoding/binary"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/jcmturner/gofork/encoding/asn1"
 	"github.com/jcmturner/gokrb5/v8/asn1tools"
-	"github.com/jcmturner/gokrb5/v8/client"
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/crypto/etype"
 	"github.com/jcmturner/gokrb5/v8/gssapi"
@@ -50,12 +50,12 @@ type asked struct {
 
 // request makes the first token: a ticket for the service and the proof that
 // it is ours (RFC 4121 4.1). The server is to prove itself too.
-func request(tickets *client.Client, principal string) ([]byte, *asked, error) {
-	ticket, session, err := tickets.GetServiceTicket(principal)
+func request(ctx context.Context, tickets *Tickets, principal string) ([]byte, *asked, error) {
+	ticket, session, err := tickets.Get(ctx, principal)
 	if err != nil {
 		return nil, nil, fmt.Errorf("no ticket for it: %w: %w", err, syscall.EKEYREJECTED)
 	}
-	auth, err := types.NewAuthenticator(tickets.Credentials.Domain(), tickets.Credentials.CName())
+	auth, err := types.NewAuthenticator(tickets.client.Domain(), tickets.client.CName())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -89,7 +89,8 @@ func request(tickets *client.Client, principal string) ([]byte, *asked, error) {
 }
 
 // accepted checks the server's token and answers the context's keys.
-func (a *asked) accepted(token []byte) (*keys, error) {
+func (a *asked) accepted(token []byte) (_ *keys, err error) {
+	defer malformed(&err)
 	var oid asn1.ObjectIdentifier
 	rest, err := asn1.UnmarshalWithParams(token, &oid, "application,explicit,tag:0")
 	if err != nil || !oid.Equal(gssapi.OIDKRB5.OID()) || len(rest) < 2 {
