@@ -179,7 +179,17 @@ type unstable struct {
 	committing bool // in the background
 	err        error
 
-	one sync.Mutex // held by who commits
+	turn chan struct{} // has one element while somebody commits; made when first wanted
+}
+
+// one is the turn to commit: who can send has it, and receives to give it back.
+func (u *unstable) one() chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.turn == nil {
+		u.turn = make(chan struct{}, 1)
+	}
+	return u.turn
 }
 
 // kept is a write that may have to be done again.
@@ -274,6 +284,9 @@ func (v *Volume) keep(n *node, k kept) {
 		u.committing = true
 		v.wg.Go(func() {
 			err := v.commit(v.ctx, n)
+			if err != nil && !v.isOpen(n) {
+				v.abandon(n)
+			}
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			u.committing = false
@@ -287,8 +300,13 @@ func (v *Volume) keep(n *node, k kept) {
 // commit makes durable all that was written to a file so far (RFC 1813 3.3.21).
 func (v *Volume) commit(ctx context.Context, n *node) error {
 	u := &n.data
-	u.one.Lock()
-	defer u.one.Unlock()
+	turn := u.one()
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	u.mu.Lock()
 	writes := u.writes
 	err := u.err
@@ -317,13 +335,25 @@ func (v *Volume) given(n *node, err error) error {
 	return err
 }
 
-// drop gives up all that is kept of a file.
+// drop gives up all that is kept of a file. The caller has the turn to commit.
 func (v *Volume) drop(n *node) {
 	u := &n.data
 	u.mu.Lock()
 	count := len(u.writes)
 	u.mu.Unlock()
 	v.committed(n, count)
+}
+
+// abandon drops what is kept of a file that nobody has open and could not be
+// committed: nobody is left to try again, but who is at it.
+func (v *Volume) abandon(n *node) {
+	turn := n.data.one()
+	select {
+	case turn <- struct{}{}:
+		v.drop(n)
+		<-turn
+	default:
+	}
 }
 
 // commitCall is one COMMIT of a whole file.
@@ -411,7 +441,7 @@ func (h *handle) Close(ctx context.Context) error {
 		err = errors.Join(err, h.v.locks.release(ctx, h))
 	}
 	if h.v.closed(h.n) && err != nil {
-		h.v.drop(h.n) // nobody is left to try again
+		h.v.abandon(h.n)
 	}
 	h.v.forget(h.n)
 	return h.v.failure("close", "", err)

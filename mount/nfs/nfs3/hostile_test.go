@@ -167,3 +167,67 @@ func TestCommitRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCommitHangs: who waits for somebody else's COMMIT, which is not answered,
+// can be called off.
+func TestCommitHangs(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	v := server(t, func(c *rpctest.Call) {
+		switch c.Proc {
+		case procCreate:
+			c.Reply(func(e *xdr.Encoder) {
+				e.Uint32(0)
+				e.Bool(true)
+				e.String("file")
+				e.Bool(true)
+				attributes(e, 1)
+				e.Uint64(0)
+			})
+		case procWrite:
+			c.Args.Opaque(maxHandle)
+			c.Args.Uint64()
+			n := c.Args.Uint32()
+			c.Reply(func(e *xdr.Encoder) {
+				for _, w := range []uint32{0, 0, 0, n, unstableHow, 1, 2} {
+					e.Uint32(w)
+				}
+			})
+		case procCommit:
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		}
+	})
+	n, h := create(t, v, "f")
+	if _, err := h.WriteAt(t.Context(), []byte("data"), 0); err != nil {
+		t.Fatal(err)
+	}
+	first, end := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- h.Sync(first) }()
+	<-asked
+	second, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := h.Sync(second); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the second: %v", err)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("the first ended before the second: %v", err)
+	default:
+	}
+	end()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := h.Close(gone); err == nil {
+		t.Error("what was not committed is not told at Close")
+	}
+	v.Forget(n)
+	if err := v.Close(); err != nil { // nothing is kept any more
+		t.Error(err)
+	}
+}

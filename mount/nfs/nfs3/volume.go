@@ -319,6 +319,12 @@ func (v *Volume) closed(n *node) bool {
 	return n.opens == 0
 }
 
+func (v *Volume) isOpen(n *node) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.opens > 0
+}
+
 // Statfs implements volume.Volume.
 func (v *Volume) Statfs(ctx context.Context) (fuse.Statfs, error) {
 	call := v.call(ctx, procFSStat, v.root)

@@ -31,9 +31,9 @@ type Auth interface {
 	// Plain says that the results are not protected, so that Open only looks at
 	// the verifier.
 	Plain() bool
-	// Refused is told that the server has refused a credential; if it answers
-	// nil a new one was got and the call is sent again.
-	Refused(ctx context.Context, why *Error) error
+	// Refused is told that the server has refused the credential of transmission
+	// seq; if it answers nil a new one was got and the call is sent again.
+	Refused(ctx context.Context, seq uint32, why *Error) error
 }
 
 // None is AUTH_NONE.
@@ -48,9 +48,9 @@ func (none) Seal(head, args *xdr.Encoder) (uint32, error) {
 	return 0, nil
 }
 
-func (none) Open(uint32, Flavor, []byte, *xdr.Decoder) error { return nil }
-func (none) Plain() bool                                     { return true }
-func (none) Refused(_ context.Context, why *Error) error     { return why }
+func (none) Open(uint32, Flavor, []byte, *xdr.Decoder) error       { return nil }
+func (none) Plain() bool                                           { return true }
+func (none) Refused(_ context.Context, _ uint32, why *Error) error { return why }
 
 // Sys is AUTH_SYS (RFC 5531 appendix A): ids that the server believes. It does
 // not change once it is made.
@@ -86,9 +86,9 @@ func (s *Sys) Seal(head, args *xdr.Encoder) (uint32, error) {
 }
 
 // Open takes any verifier: servers may answer AUTH_SHORT, which is not used.
-func (s *Sys) Open(uint32, Flavor, []byte, *xdr.Decoder) error { return nil }
-func (s *Sys) Plain() bool                                     { return true }
-func (s *Sys) Refused(_ context.Context, why *Error) error     { return why }
+func (s *Sys) Open(uint32, Flavor, []byte, *xdr.Decoder) error       { return nil }
+func (s *Sys) Plain() bool                                           { return true }
+func (s *Sys) Refused(_ context.Context, _ uint32, why *Error) error { return why }
 
 var _, _ Auth = none{}, (*Sys)(nil)
 

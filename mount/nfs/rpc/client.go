@@ -220,7 +220,7 @@ func (c *Client) Do(ctx context.Context, call *Call) error {
 			if err.Status != AuthError || refused {
 				return err
 			}
-			if err := call.Auth.Refused(ctx, err); err != nil {
+			if err := call.Auth.Refused(ctx, call.seq, err); err != nil {
 				return err
 			}
 			refused = true
@@ -337,8 +337,8 @@ func (c *Client) change() {
 }
 
 // connect makes a connection ready for calls.
-func (c *Client) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dialWait)
+func (c *Client) connect(outer context.Context) error {
+	ctx, cancel := context.WithTimeout(outer, dialWait)
 	defer cancel()
 	nc, err := c.dial(ctx)
 	if err == nil && c.cfg.TLS != nil {
@@ -349,7 +349,7 @@ func (c *Client) connect(ctx context.Context) error {
 	}
 	n := newConn(c, nc)
 	if c.cfg.Connected != nil {
-		if err := c.cfg.Connected(c.ctx, n); err != nil {
+		if err := c.cfg.Connected(outer, n); err != nil {
 			n.close(err)
 			return fmt.Errorf("cannot use a connection to %s: %w", c.cfg.Addr, err)
 		}

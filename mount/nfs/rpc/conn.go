@@ -36,7 +36,7 @@ type Conn struct {
 	pending map[uint32]*Call
 	busy    bool // somebody has the turn to write
 	queue   []outgoing
-	serving int // calls of the server's being answered
+	serving int // calls of the server's whose answer is not written yet
 
 	// Of whoever has the turn to write.
 	try  func(fd uintptr) bool
@@ -330,6 +330,7 @@ func (c *Conn) flush(batch []outgoing) (copied bool, err error) {
 func (c *Conn) written(batch []outgoing) {
 	for _, o := range batch {
 		if o.call == nil {
+			c.serving--
 			continue
 		}
 		if o.call.writing = false; o.call.state == idle {

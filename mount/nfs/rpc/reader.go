@@ -21,7 +21,8 @@ const (
 	headRoom = 512
 	// maxDatagram is what UDP carries.
 	maxDatagram = 64 << 10
-	// maxServing bounds the server's calls that are answered at once.
+	// maxServing bounds the server's calls that are answered at once, and the
+	// answers that it does not read.
 	maxServing = 32
 )
 
@@ -329,9 +330,10 @@ func (c *Conn) serve(record []byte) {
 		e := answer(c.ctx, c, c.client.cfg.Serve, record)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.serving--
-		if e != nil && c.err == nil {
-			c.push(outgoing{e, nil})
+		if e == nil || c.err != nil {
+			c.serving--
+			return
 		}
+		c.push(outgoing{e, nil}) // it counts until it is written
 	})
 }

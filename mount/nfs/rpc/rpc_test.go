@@ -652,3 +652,55 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadReplies: a server that calls and does not read the answers gets no
+// more than some of them made.
+func TestUnreadReplies(t *testing.T) {
+	ours, theirs := net.Pipe() // nothing is written that is not read
+	defer theirs.Close()
+	var served atomic.Int32
+	c, err := rpc.Dial(t.Context(), rpc.Config{
+		Network: "tcp",
+		Dial:    func(context.Context, string, string, int) (net.Conn, error) { return ours, nil },
+		Serve: func(context.Context, *rpc.Incoming, *xdr.Encoder) rpc.Status {
+			served.Add(1)
+			return 0
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e xdr.Encoder
+	for _, v := range []uint32{1<<31 | 40, 99, 0, 2, 0x40000000, 1, 1, 0, 0, 0, 0} {
+		e.Uint32(v)
+	}
+	for range 1000 {
+		if _, err := theirs.Write(e.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := served.Load(); n == 0 || n > 100 {
+		t.Errorf("%d of 1000 calls were answered", n)
+	}
+}
+
+// TestConnectedCalledOff: who dials is not held by a server that does not
+// answer the hook's calls.
+func TestConnectedCalledOff(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	s := rpctest.New(t, func(*rpctest.Call) { asked <- struct{}{} })
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-asked; cancel() }()
+	c, err := rpc.Dial(ctx, rpc.Config{Dial: rpctest.Dial, Network: "tcp", Addr: s.Addr, Timeout: time.Minute,
+		Connected: func(ctx context.Context, n *rpc.Conn) error {
+			call := new(rpc.Client).NewCall(procNull, rpc.None)
+			defer call.Free()
+			return n.Do(ctx, call)
+		}})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", c, err)
+	}
+}

@@ -69,6 +69,7 @@ type Context struct {
 type established struct {
 	handle []byte
 	keys   *keys
+	first  uint32 // the number that the first call's comes after: the last of the context before
 
 	mu  sync.Mutex
 	seq uint32 // of the last call
@@ -109,10 +110,23 @@ func (c *Context) renew(ctx context.Context, old *established) error {
 	if err != nil {
 		return fmt.Errorf("cannot set up Kerberos with %s: %w", c.cfg.Principal, err)
 	}
+	if old != nil {
+		e.follow(old)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now, c.before = e, c.now
 	return nil
+}
+
+// follow has e count on where old is, so that numbers tell whose a call was,
+// unless few are left.
+func (e *established) follow(old *established) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	if old.seq < maxSeq/2 {
+		e.first, e.seq = old.seq, old.seq
+	}
 }
 
 // next is the number of a new transmission.
@@ -223,12 +237,16 @@ func (c *Context) Open(seq uint32, flavor rpc.Flavor, verifier []byte, d *xdr.De
 func (c *Context) Plain() bool { return c.cfg.Service == Krb5 }
 
 // Refused implements rpc.Auth: a context that the server does not know any more
-// is set up again.
-func (c *Context) Refused(ctx context.Context, why *rpc.Error) error {
+// is set up again, once for all calls that were made by it.
+func (c *Context) Refused(ctx context.Context, seq uint32, why *rpc.Error) error {
 	if why.Auth != rpc.GSSCredProblem && why.Auth != rpc.GSSContextProblem {
 		return why
 	}
-	return c.renew(ctx, c.current())
+	now := c.current()
+	if seq <= now.first {
+		return nil // by one before
+	}
+	return c.renew(ctx, now)
 }
 
 // Close tells the server that the context is not used any more (RFC 2203 5.4).
@@ -253,8 +271,8 @@ func (d destroying) Open(seq uint32, flavor rpc.Flavor, verifier []byte, _ *xdr.
 	return d.current().keys.verify(binary.BigEndian.AppendUint32(nil, seq), verifier)
 }
 
-func (d destroying) Plain() bool                                     { return true }
-func (d destroying) Refused(_ context.Context, why *rpc.Error) error { return why }
+func (d destroying) Plain() bool                                               { return true }
+func (d destroying) Refused(_ context.Context, _ uint32, why *rpc.Error) error { return why }
 
 // initiating makes the call that begins a context, and keeps the verifier of
 // its reply, which can be checked only when the keys are known.
@@ -274,8 +292,8 @@ func (i *initiating) Open(_ uint32, flavor rpc.Flavor, verifier []byte, _ *xdr.D
 	return nil
 }
 
-func (i *initiating) Plain() bool                                     { return true }
-func (i *initiating) Refused(_ context.Context, why *rpc.Error) error { return why }
+func (i *initiating) Plain() bool                                               { return true }
+func (i *initiating) Refused(_ context.Context, _ uint32, why *rpc.Error) error { return why }
 
 // exchange makes one call on a connection of its own.
 func exchange(ctx context.Context, cfg Config, auth rpc.Auth, args func(*xdr.Encoder), results func(*xdr.Decoder) error) error {

@@ -2,13 +2,25 @@ package gss
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
+	"io"
+	"net"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/jcmturner/gofork/encoding/asn1"
+	"github.com/jcmturner/gokrb5/v8/asn1tools"
+	"github.com/jcmturner/gokrb5/v8/config"
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
+	"github.com/jcmturner/gokrb5/v8/keytab"
 	"github.com/jcmturner/gokrb5/v8/types"
+
+	"github.com/lxbridge/lx/mount/nfs/rpc"
 )
 
 func pair(t testing.TB) (client, server *keys, key types.EncryptionKey) {
@@ -102,4 +114,108 @@ func FuzzToken(f *testing.F) {
 			t.Error("an answer by chance")
 		}
 	})
+}
+
+// TestHostileReply: no answer of a server's, or of a distribution centre's, is
+// the broker's end.
+func TestHostileReply(t *testing.T) {
+	type encrypted struct {
+		Kind   int    `asn1:"explicit,tag:0"`
+		Cipher []byte `asn1:"explicit,tag:2"`
+	}
+	body, err := asn1.Marshal(struct {
+		Version int       `asn1:"explicit,tag:0"`
+		Type    int       `asn1:"explicit,tag:1"`
+		Part    encrypted `asn1:"explicit,tag:2"`
+	}{5, 15, encrypted{18, []byte{1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	oid, err := asn1.Marshal(gssapi.OIDKRB5.OID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, key := pair(t)
+	token := asn1tools.AddASNAppTag(append(binary.BigEndian.AppendUint16(oid, tokenReply), asn1tools.AddASNAppTag(body, 15)...), 0)
+	if _, err := (&asked{session: key}).accepted(token); !errors.Is(err, syscall.EPROTO) {
+		t.Errorf("a part that is shorter than its checksum: %v", err)
+	}
+
+	conf, err := config.NewFromString("[libdefaults]\ndefault_realm = A\n[realms]\nA = {\nkdc = centre\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := keytab.New()
+	if err := keys.AddEntry("nfs/client", "A", "secret", time.Unix(1, 0), 1, 18); err != nil {
+		t.Fatal(err)
+	}
+	for name, answer := range map[string]string{
+		"size":    "\xff\xff\xff\xff",
+		"empty":   "\x00\x00\x00\x00",
+		"garbage": "\x00\x00\x00\x04\x6b\x82\xff\xff",
+	} {
+		tickets := FromKeytab("nfs/client", "A", keys, conf)
+		dialled := false
+		tickets.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {
+			dialled = true
+			if network != "tcp" || addr != "centre:88" {
+				t.Errorf("%s %s is dialled", network, addr)
+			}
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				request := make([]byte, 4)
+				if _, err := io.ReadFull(theirs, request); err == nil {
+					_, err = io.CopyN(io.Discard, theirs, int64(binary.BigEndian.Uint32(request)))
+					if err == nil {
+						_, _ = io.WriteString(theirs, answer) // it may not be wanted
+					}
+				}
+			}()
+			return ours, nil
+		}
+		if _, _, err := tickets.Get(t.Context(), "nfs/server"); err == nil || !dialled {
+			t.Errorf("%s: %v; dialled: %v", name, err, dialled)
+		}
+	}
+
+	// One that does not answer can be left.
+	ctx, cancel := context.WithCancel(t.Context())
+	tickets := FromKeytab("nfs/client", "A", keys, conf)
+	tickets.Dial = func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			_, _ = theirs.Read(make([]byte, 4096)) // the pipe is closed at the end
+			cancel()
+		}()
+		return ours, nil
+	}
+	if _, _, err := tickets.Get(ctx, "nfs/server"); !errors.Is(err, context.Canceled) {
+		t.Errorf("called off: %v", err)
+	}
+}
+
+// TestRefusedOnce: calls by a context that the server has forgotten have it set
+// up again once, not once each.
+func TestRefusedOnce(t *testing.T) {
+	why := &rpc.Error{Status: rpc.AuthError, Auth: rpc.GSSContextProblem}
+	old := &established{seq: 7}
+	now := &established{}
+	now.follow(old)
+	c := &Context{now: now, before: old, renewing: make(chan struct{}, 1)}
+	for seq := uint32(1); seq <= 7; seq++ {
+		if err := c.Refused(t.Context(), seq, why); err != nil {
+			t.Errorf("call %d was by the context before: %v", seq, err)
+		}
+	}
+	seq, err := now.next()
+	if err != nil || seq != 8 {
+		t.Fatalf("the next is %d, %v", seq, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c.renewing <- struct{}{} // somebody is at it
+	if err := c.Refused(ctx, seq, why); !errors.Is(err, context.Canceled) {
+		t.Errorf("call %d is by the context that is refused: %v", seq, err)
+	}
 }
