@@ -142,11 +142,55 @@ func (v *Volume) Setlk(ctx context.Context, vh volume.Handle, owner uint64, lk f
 	if err := t.Set(ctx, owner, lk, wait); err != nil {
 		return fail("lock", "", err)
 	}
-	err := h.lock(ctx, owner, lk, wait)
+	settled := make(chan struct{})
+	defer close(settled)
+	err := h.lock(ctx, owner, lk, wait, func() { <-settled; h.agree(owner, lk) })
 	if err != nil {
 		h.file.locks.restore(owner, lk, before)
 	}
 	return fail("lock", "", err)
+}
+
+// agree brings the server's locks of owner in lk's range to what the table has:
+// the server has granted a lock that nobody waited for any more. The owner may
+// have held some of it before, or have called again since.
+func (h *handle) agree(owner uint64, lk fuse.Lk) {
+	ls := h.lockState(owner, false)
+	if ls == nil || ls.begin(h.file.v.ctx) != nil {
+		return
+	}
+	defer ls.end()
+	rest := []fuse.Lk{}
+	for _, held := range h.file.locks.table.Held(owner) {
+		if held.End < lk.Start || held.Start > lk.End {
+			continue
+		}
+		if held.Start > lk.Start {
+			rest = append(rest, fuse.Lk{Start: lk.Start, End: held.Start - 1, Type: syscall.F_UNLCK})
+		}
+		held.Start, held.End = max(held.Start, lk.Start), min(held.End, lk.End)
+		if held.Type != lk.Type {
+			rest = append(rest, held)
+		}
+		if lk.Start = held.End + 1; held.End >= lk.End {
+			lk.Start, lk.End = 1, 0 // nothing is left
+			break
+		}
+	}
+	if lk.Start <= lk.End {
+		rest = append(rest, fuse.Lk{Start: lk.Start, End: lk.End, Type: syscall.F_UNLCK})
+	}
+	for _, lk := range rest {
+		var err error
+		if lk.Type == syscall.F_UNLCK {
+			err = h.unlockNext(h.file.v.ctx, ls, lk, false)
+		} else {
+			err = h.lockNext(h.file.v.ctx, ls, lk, false)
+		}
+		if err != nil && h.file.v.ctx.Err() == nil {
+			h.file.v.cfg.Note(fmt.Errorf("cannot undo a lock that was given up: %w", err))
+		}
+	}
 }
 
 // restore undoes a lock in the table: what the server said counts.
@@ -166,13 +210,13 @@ const (
 	lastPoll  = time.Second
 )
 
-// lock gets a lock from the server.
-func (h *handle) lock(ctx context.Context, owner uint64, lk fuse.Lk, wait bool) error {
+// lock gets a lock from the server. undo is run if that grants it after all
+// when ctx has ended.
+func (h *handle) lock(ctx context.Context, owner uint64, lk fuse.Lk, wait bool, undo func()) error {
 	l := &h.file.locks
 	for pause := firstPoll; ; pause = min(2*pause, lastPoll) {
 		freed := l.wake()
-		err := h.file.v.finish(ctx, func(ctx context.Context) error { return h.tryLock(ctx, owner, lk, wait) },
-			func() { _ = h.unlock(h.file.v.ctx, owner, lk, false) })
+		err := h.file.v.finish(ctx, func(ctx context.Context) error { return h.tryLock(ctx, owner, lk, wait) }, undo)
 		if !wait || !is(err, compound.ErrDenied) && !is(err, compound.ErrLocked) {
 			return err
 		}
@@ -224,12 +268,19 @@ func (h *handle) lockState(owner uint64, made bool) *lockState {
 
 func (h *handle) tryLock(ctx context.Context, owner uint64, lk fuse.Lk, wait bool) error {
 	ls := h.lockState(owner, true)
-	for _, o := range []*sequenced{ls.sequenced, h.owner} {
-		if err := o.begin(ctx); err != nil {
-			return err
-		}
-		defer o.end()
+	if err := ls.begin(ctx); err != nil {
+		return err
 	}
+	defer ls.end()
+	return h.lockNext(ctx, ls, lk, wait)
+}
+
+// lockNext asks the server for a lock. The caller has the turn of ls.
+func (h *handle) lockNext(ctx context.Context, ls *lockState, lk fuse.Lk, wait bool) error {
+	if err := h.owner.begin(ctx); err != nil {
+		return err
+	}
+	defer h.owner.end()
 	return h.do(ctx, func(c *session.Conn, q *compound.Request, id compound.StateID) {
 		q.PutFH(h.file.fh)
 		h.putLock(c, q, id, ls, lk, false, wait)
@@ -308,45 +359,51 @@ func (h *handle) unlock(ctx context.Context, owner uint64, lk fuse.Lk, forget bo
 			return err
 		}
 		defer ls.end()
-		if _, ok := ls.state(); !ok {
-			return nil
-		}
-		off, n := extent(lk)
-		err := v.session.Call(ctx, h.auth, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(h.file.fh)
-			id, _ := ls.state()
-			_, seq := ls.next()
-			q.LockU(compound.LockWrite, seq, id, off, n)
-			if forget && v.cfg.Minor > 0 {
-				q.FreeStateID(id)
-			}
-		}, func(r *compound.Reply) error {
-			if err := r.Next(compound.OpPutFH); err != nil {
-				return err
-			}
-			id, err := r.State(compound.OpLockU)
-			ls.answered(err)
-			if err != nil {
-				return err
-			}
-			if forget && v.cfg.Minor > 0 && r.Next(compound.OpFreeStateID) == nil {
-				id = compound.StateID{}
-			}
-			ls.set(id)
-			return nil
-		})
-		var st compound.Status
-		if errors.As(err, &st) && st.Class() == compound.State {
-			ls.set(compound.StateID{}) // there is nothing to give back
-			err = nil
-		}
-		return err
+		return h.unlockNext(ctx, ls, lk, forget)
 	}, func() {})
 	if forget && err == nil {
 		h.mu.Lock()
 		delete(h.locks, owner)
 		h.mu.Unlock()
 		err = h.file.release(ctx, h, owner)
+	}
+	return err
+}
+
+// unlockNext unlocks at the server. The caller has the turn of ls.
+func (h *handle) unlockNext(ctx context.Context, ls *lockState, lk fuse.Lk, forget bool) error {
+	v := h.file.v
+	if _, ok := ls.state(); !ok {
+		return nil
+	}
+	off, n := extent(lk)
+	err := v.session.Call(ctx, h.auth, func(_ *session.Conn, q *compound.Request) {
+		q.PutFH(h.file.fh)
+		id, _ := ls.state()
+		_, seq := ls.next()
+		q.LockU(compound.LockWrite, seq, id, off, n)
+		if forget && v.cfg.Minor > 0 {
+			q.FreeStateID(id)
+		}
+	}, func(r *compound.Reply) error {
+		if err := r.Next(compound.OpPutFH); err != nil {
+			return err
+		}
+		id, err := r.State(compound.OpLockU)
+		ls.answered(err)
+		if err != nil {
+			return err
+		}
+		if forget && v.cfg.Minor > 0 && r.Next(compound.OpFreeStateID) == nil {
+			id = compound.StateID{}
+		}
+		ls.set(id)
+		return nil
+	})
+	var st compound.Status
+	if errors.As(err, &st) && st.Class() == compound.State {
+		ls.set(compound.StateID{}) // there is nothing to give back
+		err = nil
 	}
 	return err
 }

@@ -493,3 +493,58 @@ func TestRestartOrder(t *testing.T) {
 		})
 	}
 }
+
+// TestLockGivenUp: a lock that the server grants when its caller has left is
+// undone, but not what the owner held before or has asked for since.
+func TestLockGivenUp(t *testing.T) {
+	s := nfs4test.New(t)
+	v := dial(t, fakeConfig(s, "a"))
+	_, h := fakeFile(t, v, "f")
+	read := everything
+	read.Type = syscall.F_RDLCK
+	giveUp := func() {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s.Fail(func(op compound.Op) compound.Status {
+			if op == compound.OpLock {
+				cancel()
+			}
+			return compound.OK
+		})
+		if err := v.Setlk(ctx, h, 7, everything, true); !errors.Is(err, context.Canceled) {
+			t.Fatalf("a lock that is given up: %v", err)
+		}
+		s.Fail(nil)
+	}
+	for name, c := range map[string]struct {
+		before, after *fuse.Lk
+		want          bool
+	}{
+		"nothing": {nil, nil, false},
+		"before":  {&read, nil, true},
+		"since":   {nil, &everything, true},
+	} {
+		if c.before != nil {
+			if err := v.Setlk(t.Context(), h, 7, *c.before, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		giveUp()
+		if c.after != nil {
+			if err := v.Setlk(t.Context(), h, 7, *c.after, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v.work.Wait()
+		if got := s.Locks("f") > 0; got != c.want {
+			t.Errorf("%s: locked at the server: %v, want %v", name, got, c.want)
+		}
+		if err := v.Setlk(t.Context(), h, 7, unlocked(everything), false); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := h.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
