@@ -1,6 +1,7 @@
 package nfs3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,7 @@ type locks struct {
 	mu        sync.Mutex // guards what follows
 	client    *rpc.Client
 	held      map[*node][]held
+	calling   map[ownerOf]*calling
 	broken    map[*node]bool // files with a lock that was lost
 	verifier  [8]byte        // the server's when the first lock was had
 	checking  bool
@@ -109,7 +111,7 @@ type held struct {
 }
 
 func newLocks(v *Volume) *locks {
-	return &locks{v: v, state: 1, held: map[*node][]held{}, broken: map[*node]bool{}}
+	return &locks{v: v, state: 1, held: map[*node][]held{}, calling: map[ownerOf]*calling{}, broken: map[*node]bool{}}
 }
 
 func (l *locks) close() {
@@ -274,10 +276,25 @@ func (l *locks) set(ctx context.Context, n *node, h held, wait bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if h.Type == syscall.F_UNLCK {
-		// An unlock that its owner does not wait for is made all the same.
-		ctx = context.WithoutCancel(ctx)
+	if h.Type != syscall.F_UNLCK {
+		return l.poll(ctx, n, h, wait)
 	}
+	// An unlock that its owner does not wait for is made all the same.
+	if l.v.shut.Load() {
+		return rpc.ErrClosed
+	}
+	done := make(chan error, 1)
+	l.v.wg.Go(func() { done <- l.poll(l.v.ctx, n, h, false) })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// poll tries until the server answers for good.
+func (l *locks) poll(ctx context.Context, n *node, h held, wait bool) error {
 	pollWait := firstPoll
 	for {
 		s, err := l.try(ctx, n, h)
@@ -312,6 +329,8 @@ func (l *locks) try(ctx context.Context, n *node, h held) (nlmStat, error) {
 	}
 	done, gone := make(chan answer), make(chan struct{})
 	l.v.wg.Go(func() {
+		defer l.begin(n, h.owner)()
+		before := l.of(n, h.owner)
 		s, err := l.call(l.v.ctx, proc, n, h, false, nil)
 		if err == nil && s == nlmGranted {
 			err = l.granted(n, h)
@@ -320,7 +339,7 @@ func (l *locks) try(ctx context.Context, n *node, h held) (nlmStat, error) {
 		case done <- answer{s, err}:
 		case <-gone:
 			if err == nil && s == nlmGranted && proc == nlmLock {
-				l.undo(n, h)
+				l.undo(n, h, before)
 			}
 		}
 	})
@@ -333,16 +352,73 @@ func (l *locks) try(ctx context.Context, n *node, h held) (nlmStat, error) {
 	}
 }
 
-// undo gives up a lock that nobody waits for any more.
-func (l *locks) undo(n *node, h held) {
-	h.Type = syscall.F_UNLCK
-	_, err := l.call(l.v.ctx, nlmUnlock, n, h, false, nil)
-	if err == nil {
-		err = l.granted(n, h)
+// undo gives up a lock that nobody waits for any more, for what its owner had
+// before it.
+func (l *locks) undo(n *node, h held, before []fuse.Lk) {
+	for _, lk := range lock.Undo(before, h.Lk) {
+		proc := uint32(nlmUnlock)
+		if lk.Type != syscall.F_UNLCK {
+			proc = nlmLock
+		}
+		part := held{h.owner, h.by, lk}
+		s, err := l.call(l.v.ctx, proc, n, part, false, nil)
+		switch {
+		case err == nil && s == nlmGranted:
+			err = l.granted(n, part)
+		case err == nil:
+			err = s
+		}
+		if err != nil && l.v.ctx.Err() == nil {
+			l.v.cfg.Note(fmt.Errorf("cannot give up a lock: %w", err))
+		}
 	}
-	if err != nil && l.v.ctx.Err() == nil {
-		l.v.cfg.Note(fmt.Errorf("cannot give up a lock: %w", err))
+}
+
+// calling is a turn to call for a lock owner.
+type calling struct {
+	turn  sync.Mutex
+	users int // who has it or waits; locks.mu guards it
+}
+
+type ownerOf struct {
+	n     *node
+	owner uint64
+}
+
+// begin waits until nobody else calls for an owner, so that what is undone is
+// not what it has asked for since; end lets the next one.
+func (l *locks) begin(n *node, owner uint64) (end func()) {
+	key := ownerOf{n, owner}
+	l.mu.Lock()
+	c := l.calling[key]
+	if c == nil {
+		c = &calling{}
+		l.calling[key] = c
 	}
+	c.users++
+	l.mu.Unlock()
+	c.turn.Lock()
+	return func() {
+		c.turn.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if c.users--; c.users == 0 {
+			delete(l.calling, key)
+		}
+	}
+}
+
+// of is what an owner holds, by start.
+func (l *locks) of(n *node, owner uint64) (lks []fuse.Lk) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.held[n] {
+		if h.owner == owner {
+			lks = append(lks, h.Lk)
+		}
+	}
+	slices.SortFunc(lks, func(a, b fuse.Lk) int { return cmp.Compare(a.Start, b.Start) })
+	return lks
 }
 
 // granted notes what an owner has now. With the first lock of all it learns

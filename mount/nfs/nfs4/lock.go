@@ -160,27 +160,7 @@ func (h *handle) agree(owner uint64, lk fuse.Lk) {
 		return
 	}
 	defer ls.end()
-	rest := []fuse.Lk{}
-	for _, held := range h.file.locks.table.Held(owner) {
-		if held.End < lk.Start || held.Start > lk.End {
-			continue
-		}
-		if held.Start > lk.Start {
-			rest = append(rest, fuse.Lk{Start: lk.Start, End: held.Start - 1, Type: syscall.F_UNLCK})
-		}
-		held.Start, held.End = max(held.Start, lk.Start), min(held.End, lk.End)
-		if held.Type != lk.Type {
-			rest = append(rest, held)
-		}
-		if lk.Start = held.End + 1; held.End >= lk.End {
-			lk.Start, lk.End = 1, 0 // nothing is left
-			break
-		}
-	}
-	if lk.Start <= lk.End {
-		rest = append(rest, fuse.Lk{Start: lk.Start, End: lk.End, Type: syscall.F_UNLCK})
-	}
-	for _, lk := range rest {
+	for _, lk := range lock.Undo(h.file.locks.table.Held(owner), lk) {
 		var err error
 		if lk.Type == syscall.F_UNLCK {
 			err = h.unlockNext(h.file.v.ctx, ls, lk, false)

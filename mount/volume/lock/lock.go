@@ -110,6 +110,29 @@ func (t *Table) Held(owner uint64) (out []fuse.Lk) {
 	return out
 }
 
+// Undo is what to set, one after the other, so that what an owner has of lk's
+// range is again what it held, by start, before it got lk.
+func Undo(held []fuse.Lk, lk fuse.Lk) (set []fuse.Lk) {
+	at := lk.Start
+	for _, h := range held {
+		if h.End < lk.Start || h.Start > lk.End {
+			continue
+		}
+		h.Start, h.End = max(h.Start, lk.Start), min(h.End, lk.End)
+		if h.Start > at {
+			set = append(set, fuse.Lk{Start: at, End: h.Start - 1, Type: syscall.F_UNLCK})
+		}
+		if h.Type != lk.Type {
+			set = append(set, h)
+		}
+		at = h.End + 1
+	}
+	if at <= lk.End {
+		set = append(set, fuse.Lk{Start: at, End: lk.End, Type: syscall.F_UNLCK})
+	}
+	return set
+}
+
 // Empty reports whether nothing is locked or waited for.
 func (t *Table) Empty() bool {
 	t.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -299,5 +300,35 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 	if !tab.Empty() || len(tab.Waiters.waits) != 0 {
 		t.Errorf("left: %+v, %v", tab.held, tab.Waiters.waits)
+	}
+}
+
+// TestUndo: after a lock and its undoing all is as it was.
+func TestUndo(t *testing.T) {
+	for name, c := range map[string]struct {
+		held []fuse.Lk
+		lk   fuse.Lk
+		n    int // calls that it takes
+	}{
+		"nothing held": {nil, lk(wr, 3, 9), 1},
+		"the same":     {[]fuse.Lk{lk(wr, 0, EOF)}, lk(wr, 3, 9), 0},
+		"downgrade":    {[]fuse.Lk{lk(rd, 0, EOF)}, lk(wr, 3, EOF), 1},
+		"pieces":       {[]fuse.Lk{lk(rd, 0, 2), lk(wr, 5, 6), lk(rd, 8, 20), lk(wr, 30, 31)}, lk(wr, 1, 10), 4},
+		"to the end":   {[]fuse.Lk{lk(rd, 10, 19)}, lk(wr, 0, EOF), 3},
+		"beside":       {[]fuse.Lk{lk(rd, 0, 4), lk(rd, 10, 19)}, lk(rd, 5, 9), 1},
+	} {
+		var tab Table
+		for _, h := range c.held {
+			set(t, &tab, 1, h)
+		}
+		before := tab.Held(1)
+		set(t, &tab, 1, c.lk)
+		calls := Undo(before, c.lk)
+		for _, lk := range calls {
+			set(t, &tab, 1, lk)
+		}
+		if got := tab.Held(1); !slices.Equal(got, before) || len(calls) != c.n {
+			t.Errorf("%s: %+v after %d calls, want %+v after %d", name, got, len(calls), before, c.n)
+		}
 	}
 }
