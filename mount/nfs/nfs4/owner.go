@@ -18,8 +18,12 @@ type Names struct {
 	UserID, GroupID     func(name string) (uint32, bool)
 	UserName, GroupName func(id uint32) (string, bool)
 	users, groups       sync.Map // of ids by the server's string
+	kept                atomic.Int32
 	spelled             atomic.Bool
 }
+
+// maxNames is how many look-ups are kept; then all are made again.
+const maxNames = 4096
 
 // uid and gid are the ids of the server's strings.
 func (n *Names) uid(s []byte) uint32 { return n.id(s, &n.users, n.UserID) }
@@ -29,16 +33,24 @@ func (n *Names) id(s []byte, kept *sync.Map, look func(string) (uint32, bool)) u
 	if id, ok := number(s); ok {
 		return id
 	}
+	if look == nil {
+		return Nobody
+	}
 	name := string(s)
 	if id, ok := kept.Load(name); ok {
 		return id.(uint32)
 	}
 	id := uint32(Nobody)
 	local, domain, _ := strings.Cut(name, "@")
-	if look != nil && local != "" && (n.Domain == "" || strings.EqualFold(domain, n.Domain)) {
+	if local != "" && (n.Domain == "" || strings.EqualFold(domain, n.Domain)) {
 		if found, ok := look(local); ok {
 			id = found
 		}
+	}
+	if n.kept.Add(1) > maxNames {
+		n.users.Clear()
+		n.groups.Clear()
+		n.kept.Store(1)
 	}
 	kept.Store(name, id)
 	return id

@@ -107,9 +107,18 @@ func (t *Tickets) Get(ctx context.Context, principal string) (_ messages.Ticket,
 }
 
 func (t *Tickets) get(ctx context.Context, principal string) (ticket, error) {
-	if have, ok := t.have[principal]; ok && have.valid() && !have.aging() {
+	have := t.have[principal]
+	if have.valid() && !have.aging() {
 		return have, nil
 	}
+	fresh, err := t.fresh(ctx, principal)
+	if err != nil && have.valid() { // it is good for a while yet
+		return have, nil
+	}
+	return fresh, err
+}
+
+func (t *Tickets) fresh(ctx context.Context, principal string) (ticket, error) {
 	name := types.NewPrincipalName(nametype.KRB_NT_PRINCIPAL, principal)
 	own, err := t.own(ctx)
 	if err != nil {
@@ -145,7 +154,7 @@ func (t *Tickets) own(ctx context.Context) (ticket, error) {
 	case time.Now().Before(have.renewsTill):
 		if renewed, err := t.grant(ctx, name, realm, have, true); err == nil {
 			return renewed, nil
-		} // it is good for a while yet
+		} // as in get
 	}
 	return have, nil
 }
