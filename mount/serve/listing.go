@@ -135,14 +135,19 @@ func (f *FS) gather(p *inode, l *listing) (err error) {
 		if l.whole = errors.Is(err, io.EOF); l.whole {
 			err = nil
 		}
+		known := len(l.names)
 		spare := f.addListed(l, batch)
+		stuck := len(batch) > 0 && len(l.names) == known
 		full := f.listed >= maxListed
 		f.mu.Unlock()
 		for _, n := range spare {
 			f.vol.Forget(n)
 		}
-		if err != nil || l.whole || full {
+		switch {
+		case err != nil || l.whole || full:
 			return err
+		case stuck: // or a server that goes in circles would have us ask for ever
+			return errors.New("a listing does not go on")
 		}
 	}
 }

@@ -2,7 +2,9 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"syscall"
@@ -96,6 +98,48 @@ func TestLookupsFromListing(t *testing.T) {
 		for _, name := range []string{"F50", "F~1", "f50.", "f50 ", "fü"} {
 			b.absent(name)
 		}
+	})
+	b.end(nil)
+}
+
+// circles is a volume whose listings never end.
+type circles struct{ volume.Volume }
+
+func (v circles) ReadDir(ctx context.Context, dir volume.Node) (volume.DirStream, error) {
+	s, err := v.Volume.ReadDir(ctx, dir)
+	return &circle{s, v, dir}, err
+}
+
+type circle struct {
+	volume.DirStream
+	v   circles
+	dir volume.Node
+}
+
+func (c *circle) Next(ctx context.Context) ([]volume.DirEntry, error) {
+	es, err := c.DirStream.Next(ctx)
+	if !errors.Is(err, io.EOF) {
+		return es, err
+	}
+	again, err := c.v.Volume.ReadDir(ctx, c.dir)
+	if err := errors.Join(err, c.Close()); err != nil {
+		return nil, err
+	}
+	c.DirStream = again
+	return again.Next(ctx)
+}
+
+// TestListingInCircles: a listing in the background that never ends is given up.
+func TestListingInCircles(t *testing.T) {
+	b := newBed(t, Options{AttrTimeout: time.Hour, EntryTimeout: time.Hour})
+	b.fs.slow = 0
+	b.fs.vol = circles{b.fs.vol}
+	for i := range fewLookups {
+		b.elsewhere(fmt.Sprint("f", i), 0, []byte("x"))
+		b.find(fmt.Sprint("f", i), 0)
+	}
+	b.await("the end of the listing", func(l *listing) bool {
+		return l == nil && !b.fs.inodes[fuse.RootID].lookups.again.IsZero()
 	})
 	b.end(nil)
 }
