@@ -116,3 +116,17 @@ func TestSize(t *testing.T) {
 		}
 	}
 }
+
+// TestNotRunning: the hint is about the environment that was named.
+func TestNotRunning(t *testing.T) {
+	for name, want := range map[string]string{"": "`lx true` starts", "debian": "`lx -d debian true` starts"} {
+		var b bytes.Buffer
+		report(&b, (&services{env: name}).notRunning(env.ErrNotRunning))
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q: %q", name, b.String())
+		}
+	}
+	if err := errors.New("other"); (&services{}).notRunning(err) != err {
+		t.Error("another error is changed")
+	}
+}

@@ -446,7 +446,11 @@ func (s *services) notRunning(err error) error {
 	if !errors.Is(err, env.ErrNotRunning) {
 		return err
 	}
-	return withHint(err, "`lx true` starts it, with its enabled services")
+	start := "lx true"
+	if s.env != "" {
+		start = "lx -d " + s.env + " true"
+	}
+	return withHint(err, "`"+start+"` starts it, with its enabled services")
 }
 
 func printServices(w io.Writer, units []supervisor.Status) error {
