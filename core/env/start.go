@@ -165,6 +165,8 @@ func launch(ctx context.Context, cfg Config) error {
 	defer context.AfterFunc(ctx, func() { readyR.Close() })()
 	line, err := bufio.NewReader(readyR).ReadString('\n')
 	switch why := strings.TrimSpace(line); {
+	case err != nil && ctx.Err() != nil:
+		return abandon(fmt.Errorf("cannot start environment %s: %w", cfg.Name, context.Cause(ctx)))
 	case why != "":
 		return abandon(fmt.Errorf("cannot start environment %s: %s", cfg.Name, why))
 	case errors.Is(err, io.EOF):

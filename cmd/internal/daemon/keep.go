@@ -98,7 +98,7 @@ func (d *daemon) lookAfter(ctx context.Context, name string, start bool) {
 	delay := firstDelay
 	for {
 		if start {
-			if err := d.launch(ctx, name, api.StartOptions{}); err != nil {
+			if err := d.launch(ctx, name, api.StartOptions{}); err != nil && ctx.Err() == nil {
 				d.log.Error("cannot start", "environment", name, "err", err)
 			}
 		}
