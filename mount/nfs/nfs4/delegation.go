@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -35,18 +36,54 @@ const maxDelegations = 1000
 // leases is what a volume knows of its delegations together.
 type leases struct {
 	names  atomic.Uint64
-	recall atomic.Pointer[func(context.Context, volume.Node)]
-	size   atomic.Pointer[func(volume.Node) (uint64, bool)]
+	layers atomic.Pointer[[]layer]
 }
 
-// OnRecall implements volume.Leaser.
+// layer caches above the volume.
+type layer struct {
+	recall func(context.Context, volume.Node)
+	size   func(volume.Node) (uint64, bool)
+}
+
+// all are the layers that are told of the end of a promise.
+func (l *leases) all() []layer {
+	if all := l.layers.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+func (l *leases) recall(ctx context.Context, n volume.Node) {
+	for _, above := range l.all() {
+		above.recall(ctx, n)
+	}
+}
+
+// OnRecall implements volume.Leaser. From the second layer on there are no
+// leases: the server takes what one layer does for the holder's own, and
+// nobody would tell the others.
 func (v *Volume) OnRecall(recall func(context.Context, volume.Node), size func(volume.Node) (uint64, bool)) {
-	v.leases.recall.Store(&recall)
-	v.leases.size.Store(&size)
+	for {
+		old := v.leases.layers.Load()
+		all := append(slices.Clone(v.leases.all()), layer{recall, size})
+		if v.leases.layers.CompareAndSwap(old, &all) {
+			break
+		}
+	}
+	if len(v.leases.all()) == 1 {
+		return
+	}
+	_, files := v.all()
+	for _, f := range files {
+		f.recalled()
+	}
 }
 
 // Lease implements volume.Leaser.
 func (v *Volume) Lease(n volume.Node) uint64 {
+	if len(v.leases.all()) > 1 {
+		return 0
+	}
 	v.mu.Lock()
 	f := v.files[compound.FH(n.(node))]
 	v.mu.Unlock()
@@ -112,9 +149,7 @@ func (f *file) giveBack(ctx context.Context) error {
 	d.back, d.lease = back, 0
 	id, auth := d.state, d.auth
 	d.mu.Unlock()
-	if recall := f.v.leases.recall.Load(); recall != nil {
-		(*recall)(ctx, node(f.fh))
-	}
+	f.v.leases.recall(ctx, node(f.fh))
 	err := f.v.session.Call(ctx, auth, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(f.fh)
 		q.DelegReturn(id)
@@ -151,9 +186,7 @@ func (f *file) forget() {
 		return // there is none, or giveBack is at it
 	}
 	f.loseLocked()
-	if recall := f.v.leases.recall.Load(); recall != nil {
-		f.v.work.Go(func() { (*recall)(f.v.ctx, node(f.fh)) })
-	}
+	f.v.work.Go(func() { f.v.leases.recall(f.v.ctx, node(f.fh)) })
 }
 
 // conflicts gives a read delegation back before the file is opened for writing:
@@ -251,10 +284,11 @@ func (f *file) tell(m compound.Mask, r *compound.CallbackReply) {
 		r.Op(compound.OpCBGetAttr, compound.ErrBadHandle)
 		return
 	}
-	if ask := f.v.leases.size.Load(); ask != nil {
-		if here, dirty := (*ask)(node(f.fh)); dirty {
+	for _, above := range f.v.leases.all() {
+		if here, dirty := above.size(node(f.fh)); dirty {
 			size = here
 			change++
+			break
 		}
 	}
 	r.GetAttr(m, change, size)

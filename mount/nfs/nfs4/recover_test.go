@@ -299,6 +299,47 @@ func TestDelegation(t *testing.T) {
 	}
 }
 
+// TestDelegationShared: where two layers cache above one volume neither has
+// leases, and both are told when the second comes.
+func TestDelegationShared(t *testing.T) {
+	s := nfs4test.New(t)
+	s.Delegate(compound.DelegateRead)
+	ctx := t.Context()
+	v := dial(t, fakeConfig(s, "a"))
+	n, h := fakeFile(t, v, "f")
+	if err := h.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan int, 2)
+	layer := func(i int) {
+		v.OnRecall(func(context.Context, volume.Node) { told <- i }, func(volume.Node) (uint64, bool) { return 0, false })
+	}
+	layer(1)
+	h, err := v.Open(ctx, n, os.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Lease(n) == 0 {
+		t.Fatal("no lease for the first layer")
+	}
+	layer(2)
+	if first, second := <-told, <-told; first != 1 || second != 2 {
+		t.Errorf("recalled of layers %d and %d", first, second)
+	}
+	again, err := v.Open(ctx, n, os.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Lease(n) != 0 {
+		t.Error("a lease for one of two layers")
+	}
+	for _, h := range []volume.Handle{h, again} {
+		if err := h.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestDelegationForgotten: a restart ends what a delegation promised.
 func TestDelegationForgotten(t *testing.T) {
 	s := nfs4test.New(t)
