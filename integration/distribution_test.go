@@ -94,6 +94,7 @@ func TestAsRootDebian(t *testing.T) {
 		t.Fatalf("apt: %v", r)
 	}
 	w.refused("not found", "-d", "trixie", "hello")
+	w.checkAPT("bookworm")
 	same(t, "nested", w.ok("-d", "bookworm", "bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--unshare-all", "id", "-u"), "0")
 	same(t, "unshare", w.ok("-d", "trixie", "unshare", "-Urmpf", "--mount-proc", "sh", "-c", "mount -t tmpfs none /mnt && echo $$"), "1")
 	for _, h := range holds {

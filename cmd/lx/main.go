@@ -10,6 +10,7 @@ import (
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/service/runner"
 	"github.com/lxbridge/lx/core/store"
+	"github.com/lxbridge/lx/core/updates"
 )
 
 func main() {
@@ -28,6 +29,8 @@ func main() {
 		os.Exit(cli.DaemonMain())
 	case env.RoleTar:
 		os.Exit(cli.Tar())
+	case updates.Role:
+		os.Exit(updates.Main())
 	case store.RoleWorker:
 		os.Exit(store.Worker())
 	}

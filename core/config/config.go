@@ -36,6 +36,12 @@ type Settings struct {
 	// Crontabs says whether crontabs are honoured; by default those of imported
 	// environments are, and the host's left to its own cron.
 	Crontabs *bool `toml:"crontabs,omitempty"`
+	// CheckUpdates says whether packages that are behind are looked for; by
+	// default in imported environments, and the host is left to its own tools.
+	CheckUpdates *bool `toml:"check-updates,omitempty"`
+	// AutoUpdate is what of them is installed in an imported environment:
+	// UpdateNone, the default, UpdateSecurity or UpdateAll.
+	AutoUpdate string `toml:"auto-update,omitempty"`
 	// Host is what an imported environment sees of the host's files: "home", "ro"
 	// or "rw". The user alone can say it.
 	Host string `toml:"host,omitempty"`
@@ -46,6 +52,13 @@ type Settings struct {
 
 // InitSystemd is Settings.Init for the distribution's own, be it systemd or another.
 const InitSystemd = "systemd"
+
+// Values of Settings.AutoUpdate.
+const (
+	UpdateNone     = "none"
+	UpdateSecurity = "security"
+	UpdateAll      = "all"
+)
 
 // Mount is one as of mount(8).
 type Mount struct {
@@ -63,7 +76,7 @@ type File struct {
 }
 
 // reserved are keys to come: they are refused as such.
-var reserved = []string{"network", "auto-update"}
+var reserved = []string{"network"}
 
 // Inside is the path of an environment's own configuration.
 const Inside = "/etc/lx.toml"
@@ -132,6 +145,9 @@ func Parse(b []byte) (File, error) {
 		errs = append(errs, fmt.Errorf("store %q: want an absolute path", f.Store))
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Environments)) {
+		if auto := f.Environments[name].AutoUpdate; name == "host" && auto != "" && auto != UpdateNone {
+			errs = append(errs, errors.New("environment host: auto-update is for imported environments: the host's packages are its root's"))
+		}
 		if err := f.Environments[name].check(); err != nil {
 			errs = append(errs, fmt.Errorf("environment %s: %w", name, err))
 		}
@@ -183,6 +199,9 @@ func (s Settings) check() error {
 	}
 	if s.Init != "" && s.Init != InitSystemd {
 		wrong("init %q: want %q", s.Init, InitSystemd)
+	}
+	if !slices.Contains([]string{"", UpdateNone, UpdateSecurity, UpdateAll}, s.AutoUpdate) {
+		wrong(`auto-update %q: want "none", "security" or "all"`, s.AutoUpdate)
 	}
 	for i, m := range s.Mounts {
 		switch {
@@ -237,6 +256,12 @@ func (s Settings) Merge(inside Settings) Settings {
 	s.Services = slices.Concat(s.Services, inside.Services)
 	if s.Crontabs == nil {
 		s.Crontabs = inside.Crontabs
+	}
+	if s.CheckUpdates == nil {
+		s.CheckUpdates = inside.CheckUpdates
+	}
+	if s.AutoUpdate == "" {
+		s.AutoUpdate = inside.AutoUpdate
 	}
 	for _, l := range []struct{ own, theirs **uint64 }{
 		{&s.Limits.Files, &inside.Limits.Files}, {&s.Limits.Processes, &inside.Limits.Processes}, {&s.Limits.Core, &inside.Limits.Core},

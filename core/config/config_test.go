@@ -46,7 +46,7 @@ func TestRefuses(t *testing.T) {
 		"\n[limits]\nfile = 1":                    `line 3: unknown key "limits.file"`,
 		"user =":                                  "line 1",
 		"services = [\"../x\"]":                   "service name",
-		"auto-update = \"all\"":                   `not supported yet: "auto-update"`,
+		"auto-update = \"some\"":                  `want "none", "security" or "all"`,
 		"[[mount]]\nsource = \"x\"\ntype = \"y\"": "absolute",
 		"[[mount]]\nsource = \"x\"\ntype = \"y\"\ntarget = \"/x\"\noptions = \"ro,password=p\"": "credentials=FILE",
 		"[[mount]]\ntarget = \"/x\"": "want source",
@@ -70,6 +70,26 @@ func TestInit(t *testing.T) {
 	}
 	if _, err := Parse([]byte("[environment.x]\ninit = \"upstart\"")); err == nil || !strings.Contains(err.Error(), `init "upstart": want "systemd"`) {
 		t.Error(err)
+	}
+}
+
+func TestUpdateSettings(t *testing.T) {
+	if _, err := Parse([]byte("[environment.host]\nauto-update = \"all\"")); err == nil || !strings.Contains(err.Error(), "imported environments") {
+		t.Error(err)
+	}
+	f, err := Parse([]byte("[environment.host]\ncheck-updates = true\n[environment.x]\nauto-update = \"security\""))
+	if err != nil || !*f.Environments["host"].CheckUpdates {
+		t.Errorf("%+v, %v", f, err)
+	}
+	inside, err := ParseSettings([]byte("auto-update = \"all\"\ncheck-updates = false"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := f.Environments["x"].Merge(inside); m.AutoUpdate != UpdateSecurity || *m.CheckUpdates {
+		t.Errorf("%+v", m)
+	}
+	if m := (Settings{}).Merge(inside); m.AutoUpdate != UpdateAll {
+		t.Errorf("%+v", m)
 	}
 }
 

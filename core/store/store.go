@@ -1,7 +1,7 @@
 // Package store keeps the environments that have files of their own, and the
 // image layers that several of them stand on.
 //
-//	environments/NAME/   record.json; root, what was written; work; mount
+//	environments/NAME/   record.json; root, what was written; work; mount; updates.json
 //	layers/CHAIN/        a layer unpacked, never changed afterwards
 //	tmp/                 what is being made or removed
 //	default              the name of the default environment
@@ -187,6 +187,42 @@ func replace(path string, b []byte) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// PutUpdates keeps what a check for updates found, whole or not at all, until
+// the environment is removed.
+func (s *Store) PutUpdates(name string, b []byte) error {
+	dir := s.path("environments", name)
+	var err error
+	if IsHost(name) { // it has a directory only for what is kept of it
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err == nil {
+		err = replace(filepath.Join(dir, "updates.json"), b)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep what is known of updates of %s: %w", name, err)
+	}
+	return nil
+}
+
+// Updates is what PutUpdates kept in the store at dir, or at DefaultDir where
+// dir is empty; nil where there is nothing.
+func Updates(dir, name string) ([]byte, error) {
+	if dir == "" {
+		var err error
+		if dir, err = DefaultDir(); err != nil {
+			return nil, err
+		}
+	}
+	b, err := os.ReadFile((&Store{dir}).path("environments", name, "updates.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what is known of updates of %s: %w", name, err)
+	}
+	return b, nil
 }
 
 // List are all environments, the host's first, then by name. Records that

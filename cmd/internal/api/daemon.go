@@ -22,6 +22,7 @@ import (
 
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/ns"
+	"github.com/lxbridge/lx/core/updates"
 )
 
 // Version of the daemon's interface: the first part of every path.
@@ -238,6 +239,18 @@ func (c *Daemon) Remove(ctx context.Context, name string, force bool) error {
 		q = "?force=true"
 	}
 	return c.call(ctx, http.MethodDelete, environment(name)+q, nil, nil)
+}
+
+// CheckUpdates starts the environment if need be, asks its servers, and answers
+// what is behind.
+func (c *Daemon) CheckUpdates(ctx context.Context, name string) (r updates.Report, err error) {
+	return r, c.call(ctx, http.MethodPost, environment(name, "updates"), nil, &r)
+}
+
+// LoggedIn says that somebody opens a shell in the environment: a check for
+// updates that is due begins. It waits for nothing.
+func (c *Daemon) LoggedIn(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodPost, environment(name, "login"), nil, nil)
 }
 
 func environment(name string, more ...string) string {

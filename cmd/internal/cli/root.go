@@ -130,7 +130,7 @@ failed, 126 where COMMAND cannot be executed, 127 where it is not found. Subcomm
 	root.Flags().SetInterspersed(false)
 	o.register(root.Flags())
 	root.AddCommand(newRun(), newList(), newImport(), newExport(), newCopy(), newDefault(), newRename(), newRemove(), newUsage(),
-		newStop(), newShutdown(), newDaemon(), newMounts(), newDoctor(), newSyscalls(), newLog(), newService(), newTimer(), newVersion(), newMan())
+		newStop(), newShutdown(), newDaemon(), newMounts(), newDoctor(), newSyscalls(), newLog(), newUpdates(), newService(), newTimer(), newVersion(), newMan())
 	return root
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/cmd/internal/daemon"
@@ -117,7 +118,13 @@ func runSession(ctx context.Context, o runOptions, argv []string) error {
 		return usageError{fmt.Errorf("%s counts when an environment starts, and %s runs already: use --new, or `lx stop` before", flag, name)}
 	}
 	spec := sessionSpec(o, argv, dirs, name)
-	ws, err := attach(ctx, o, dirs, name, func() (syscall.WaitStatus, error) { return env.Run(ctx, dirs, name, spec) })
+	tell := len(argv) == 0 && term.IsTerminal(0) && greet(os.Stderr, dirs, name)
+	ws, err := attach(ctx, o, dirs, name, func() (syscall.WaitStatus, error) {
+		if tell {
+			defer tellLogin(ctx, dirs, name)()
+		}
+		return env.Run(ctx, dirs, name, spec)
+	})
 	if err != nil {
 		return asFailure(err)
 	}

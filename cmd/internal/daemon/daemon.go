@@ -54,9 +54,10 @@ type daemon struct {
 	life    context.Context // ends with the daemon
 	stop    context.CancelFunc
 
-	mu   sync.Mutex
-	kept map[string]bool // wanted environments that are watched; true: look once more
-	wg   sync.WaitGroup
+	mu     sync.Mutex
+	kept   map[string]bool         // wanted environments that are watched; true: look once more
+	checks map[string]*updateCheck // that run
+	wg     sync.WaitGroup
 }
 
 // Serve is the daemon in this process, until ctx ends; ready is called when it
@@ -91,7 +92,7 @@ func Serve(ctx context.Context, version string, ready func()) error {
 	}
 	defer program.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	d := &daemon{program: program, dirs: dirs, store: st, version: version, started: time.Now(), log: log, life: ctx, stop: cancel, kept: map[string]bool{}}
+	d := &daemon{program: program, dirs: dirs, store: st, version: version, started: time.Now(), log: log, life: ctx, stop: cancel, kept: map[string]bool{}, checks: map[string]*updateCheck{}}
 	d.managed = os.Getenv("NOTIFY_SOCKET") != ""
 	defer d.wg.Wait()
 	defer cancel()
@@ -120,6 +121,7 @@ func Serve(ctx context.Context, version string, ready func()) error {
 	log.Info("started", "pid", os.Getpid(), "version", version)
 	d.store.Sweep(ctx)
 	d.wg.Go(func() { d.keep(ctx) })
+	d.wg.Go(func() { d.keepChecked(ctx) })
 	for {
 		select {
 		case <-ctx.Done():

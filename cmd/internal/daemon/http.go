@@ -21,15 +21,17 @@ const maxBody = 1 << 20
 func (d *daemon) routes() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]func(*http.Request) (any, error){
-		"GET /v1/daemon":                     d.status,
-		"DELETE /v1/daemon":                  d.end,
-		"GET /v1/environments":               d.list,
-		"DELETE /v1/environments/{name}":     d.remove,
-		"POST /v1/environments/{name}/start": d.start,
-		"POST /v1/environments/{name}/stop":  d.stopEnvironment,
-		"PUT /v1/environments/{name}/name":   d.rename,
-		"PUT /v1/environments/{name}/wanted": d.setWanted,
-		"PUT /v1/default":                    d.setDefault,
+		"GET /v1/daemon":                       d.status,
+		"DELETE /v1/daemon":                    d.end,
+		"GET /v1/environments":                 d.list,
+		"DELETE /v1/environments/{name}":       d.remove,
+		"POST /v1/environments/{name}/start":   d.start,
+		"POST /v1/environments/{name}/stop":    d.stopEnvironment,
+		"PUT /v1/environments/{name}/name":     d.rename,
+		"PUT /v1/environments/{name}/wanted":   d.setWanted,
+		"PUT /v1/default":                      d.setDefault,
+		"POST /v1/environments/{name}/updates": d.checkUpdates,
+		"POST /v1/environments/{name}/login":   d.loggedIn,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
