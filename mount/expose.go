@@ -41,6 +41,7 @@ func (b *Broker) expose(m *mounted, fd int) error {
 	if err != nil {
 		return err
 	}
+	fs.SetNotifier(server)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {

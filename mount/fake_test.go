@@ -11,6 +11,7 @@ import (
 	"github.com/lxbridge/lx/mount/memvol"
 	"github.com/lxbridge/lx/mount/nfs"
 	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/serve"
 	"github.com/lxbridge/lx/mount/volume"
 )
 
@@ -20,6 +21,7 @@ type server struct {
 	dials   atomic.Int32
 	closed  atomic.Int32
 	drained atomic.Int32
+	told    atomic.Int32 // how often who can tell the kernel
 	last    atomic.Pointer[option.CIFS]
 	lastNFS atomic.Pointer[option.NFS]
 }
@@ -88,5 +90,7 @@ func (f files) Drain(context.Context) error {
 	f.server.drained.Add(1)
 	return nil
 }
+
+func (f files) SetNotifier(serve.Notifier) { f.server.told.Add(1) }
 
 var errPassword = &volume.Error{Op: "log in to", Name: "//nas/photos", Errno: syscall.EACCES, Reason: "the password is wrong"}

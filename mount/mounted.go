@@ -16,6 +16,7 @@ import (
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/serve"
 	"github.com/lxbridge/lx/mount/volume"
 )
 
@@ -62,6 +63,8 @@ type fileSystem interface {
 	// Drain writes out what is buffered and answers what was lost. Requests
 	// have ended before.
 	Drain(ctx context.Context) error
+	// SetNotifier says who can tell the kernel to drop what it has cached.
+	SetNotifier(n serve.Notifier)
 }
 
 // request is what a guest asks to mount.
@@ -125,6 +128,7 @@ func (b *Broker) build(m *mounted) (_ *fresh, err error) {
 	if m.server, err = fuse.New(m.fs, server); err != nil {
 		return nil, err
 	}
+	m.fs.SetNotifier(m.server)
 	sb, err := newSuperblock(cfg, m.options.General().Mount)
 	if err != nil {
 		return nil, err

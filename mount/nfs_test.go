@@ -19,6 +19,9 @@ func TestMountNFS(t *testing.T) {
 		out := w.run(t, "mkdir -p /mnt/d; "+c.command+"; grep /mnt/d /proc/self/mountinfo; umount /mnt/d")
 		want(t, out, c.shows)
 	}
+	if told, dials := s.told.Load(), s.dials.Load(); told != dials {
+		t.Errorf("%d of %d file systems were told who drops what the kernel has cached", told, dials)
+	}
 	if o := s.lastNFS.Load(); o.Host != "::1" || o.Path != "/" || o.Vers != "" {
 		t.Errorf("%+v", o)
 	}
