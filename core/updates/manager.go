@@ -141,6 +141,10 @@ APT::Update::Error-Mode "any";
 #clear APT::Update::Post-Invoke-Success;
 #clear APT::Update::Post-Invoke-Stats;
 `, dir)
+	if !strings.HasPrefix(dir, InsideDir+"/") {
+		// The host's: the directory is the user's alone, whom _apt cannot be told from.
+		text += "APT::Sandbox::User \"root\";\n"
+	}
 	return errors.Join(os.MkdirAll(filepath.Join(dir, "lists", "partial"), 0o755), os.MkdirAll(filepath.Join(dir, "archives", "partial"), 0o755),
 		os.WriteFile(filepath.Join(dir, "apt.conf"), []byte(text), 0o644))
 }
