@@ -169,9 +169,11 @@ func (s *Session) call(ctx context.Context, auth rpc.Auth, into bool, build Buil
 	}
 }
 
-// current is the session, once there is one.
+// current is the session, once there is one. That a recovery failed which began
+// before the call – of a soft mount, say, while the network was cut – is no answer:
+// it waits for another.
 func (s *Session) current(ctx context.Context) (*Conn, error) {
-	for {
+	for first := true; ; first = false {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -184,7 +186,8 @@ func (s *Session) current(ctx context.Context) (*Conn, error) {
 			s.mu.Unlock()
 			return nil, ErrClosed
 		}
-		if s.ready == nil {
+		began := s.ready != nil
+		if !began {
 			s.start(s.old)
 		}
 		ready := s.ready
@@ -197,7 +200,7 @@ func (s *Session) current(ctx context.Context) (*Conn, error) {
 		s.mu.Lock()
 		err := s.err
 		s.mu.Unlock()
-		if err != nil {
+		if err != nil && !(first && began) {
 			return nil, err
 		}
 	}
