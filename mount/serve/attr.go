@@ -41,9 +41,6 @@ func (i *inode) learn(a volume.Attr, asked uint64) volume.Attr {
 	if !i.known {
 		i.attr, i.known = a, true
 	}
-	if i.typ == syscall.S_IFDIR && asked >= i.asked {
-		i.learnTimes(&a, asked)
-	}
 	switch {
 	case asked < i.asked:
 		return i.attr
@@ -160,9 +157,6 @@ func (f *FS) Getattr(ctx context.Context, node, _ uint64, _ bool) (fuse.Attr, ti
 	if a, ok := i.own(f.opts.AttrTimeout); ok {
 		return f.show(i, a), f.opts.AttrTimeout, 0
 	}
-	if a, valid, ok := i.paced(f.opts.AttrTimeout); ok {
-		return f.show(i, a), valid, 0
-	}
 	if a, valid, ok := f.listedAttr(i); ok {
 		return f.show(i, a), valid, 0
 	}
@@ -274,7 +268,6 @@ func (i *inode) set(a volume.Attr, s volume.SetAttr) {
 	i.asked = i.fs.tick()
 	i.changed = i.asked
 	i.attr, i.attrAt = a, time.Now()
-	i.pace = pace{tick: i.changed}
 	if s.Size != nil && *s.Size == 0 {
 		i.ours = true
 	}

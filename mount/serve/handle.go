@@ -251,7 +251,6 @@ func (f *FS) Create(ctx context.Context, parent uint64, name string, flags, mode
 	}
 	i, a := f.intern(p, name, n, a, f.tick())
 	f.renamed(p, name)
-	p.stirred(false)
 	i.mu.Lock()
 	i.opens++
 	i.ours = a.Size == 0

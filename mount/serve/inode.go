@@ -46,7 +46,6 @@ type inode struct {
 	pages   uint64    // the one that the kernel's cached pages are right by
 	changed uint64    // the tick of our last change of size or times
 	shown   shown
-	pace    pace    // of a directory
 	seen    version // what the kernel's cached pages are of
 	ours    bool    // all data was written here since the file was empty
 	opens   int

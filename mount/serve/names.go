@@ -78,7 +78,6 @@ func (f *FS) made(p *inode, name string, n volume.Node, a volume.Attr, err error
 	}
 	i, a := f.intern(p, name, n, a, f.tick())
 	f.renamed(p, name)
-	p.stirred(i.typ == syscall.S_IFDIR)
 	return f.entry(i, a), 0
 }
 
@@ -157,7 +156,6 @@ func (f *FS) Link(ctx context.Context, node, newParent uint64, newName string) (
 	f.place(i, p, newName)
 	f.touch(p, newName)
 	f.mu.Unlock()
-	p.stirred(false)
 	return f.entry(i, i.learn(a, asked)), 0
 }
 
@@ -193,7 +191,6 @@ func (f *FS) Unlink(ctx context.Context, parent uint64, name string) syscall.Err
 		return errno(err)
 	}
 	i.doubt()
-	p.stirred(false)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !hid {
@@ -219,7 +216,6 @@ func (f *FS) Rmdir(ctx context.Context, parent uint64, name string) syscall.Errn
 	if err != nil {
 		return errno(err)
 	}
-	p.stirred(true)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.unplace(p, name)
@@ -256,8 +252,6 @@ func (f *FS) Rename(ctx context.Context, parent uint64, name string, newParent u
 	}
 	i.doubt()
 	over.doubt()
-	p.stirred(true)
-	q.stirred(true)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.touch(p, name)
