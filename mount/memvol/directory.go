@@ -108,7 +108,7 @@ func (s *stream) take() []volume.DirEntry {
 			continue
 		}
 		e.n.lookups.Add(1)
-		entries = append(entries, volume.DirEntry{Name: e.name, Type: fileMode(e.n.typ), Node: e.n})
+		entries = append(entries, volume.DirEntry{Name: e.name, Type: volume.FileType(e.n.typ), Node: e.n})
 	}
 	s.buf = entries
 	return entries

@@ -4,7 +4,6 @@ package memvol
 
 import (
 	"context"
-	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -382,23 +381,4 @@ func checkName(name string) error {
 		return syscall.EINVAL
 	}
 	return nil
-}
-
-// fileMode is the type bits of a stat mode as io/fs has them.
-func fileMode(typ uint32) fs.FileMode {
-	switch typ {
-	case syscall.S_IFDIR:
-		return fs.ModeDir
-	case syscall.S_IFLNK:
-		return fs.ModeSymlink
-	case syscall.S_IFIFO:
-		return fs.ModeNamedPipe
-	case syscall.S_IFSOCK:
-		return fs.ModeSocket
-	case syscall.S_IFBLK:
-		return fs.ModeDevice
-	case syscall.S_IFCHR:
-		return fs.ModeDevice | fs.ModeCharDevice
-	}
-	return 0
 }

@@ -100,6 +100,25 @@ type DirEntry struct {
 	Attr Attr
 }
 
+// FileType is the type bits of a stat(2) mode as DirEntry has them.
+func FileType(mode uint32) fs.FileMode {
+	switch mode & syscall.S_IFMT {
+	case syscall.S_IFDIR:
+		return fs.ModeDir
+	case syscall.S_IFLNK:
+		return fs.ModeSymlink
+	case syscall.S_IFIFO:
+		return fs.ModeNamedPipe
+	case syscall.S_IFSOCK:
+		return fs.ModeSocket
+	case syscall.S_IFBLK:
+		return fs.ModeDevice
+	case syscall.S_IFCHR:
+		return fs.ModeDevice | fs.ModeCharDevice
+	}
+	return 0
+}
+
 // Attr is what a server tells of an object. Mode has type and permission bits
 // in the form of stat(2) (S_IFMT). Zero times are unknown. FileID, where not 0,
 // is unique and stable within the volume.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"sync"
 	"syscall"
 
@@ -167,7 +166,7 @@ func (l *listing) complete(ctx context.Context, entries []volume.DirEntry) error
 		if e := &entries[i]; e.Node == nil {
 			missing = append(missing, e)
 		} else {
-			e.Type = fileType(e.Attr.Mode)
+			e.Type = volume.FileType(e.Attr.Mode)
 		}
 	}
 	if len(missing) == 0 {
@@ -182,7 +181,7 @@ func (l *listing) complete(ctx context.Context, entries []volume.DirEntry) error
 				n, a, err := l.v.lookup(ctx, l.dir, e.Name)
 				switch {
 				case err == nil:
-					e.Node, e.Attr, e.Type = n, a, fileType(a.Mode)
+					e.Node, e.Attr, e.Type = n, a, volume.FileType(a.Mode)
 				case ctx.Err() != nil:
 					errs[w] = err
 				}
@@ -191,23 +190,4 @@ func (l *listing) complete(ctx context.Context, entries []volume.DirEntry) error
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// fileType is the type bits of a mode.
-func fileType(mode uint32) fs.FileMode {
-	switch mode & syscall.S_IFMT {
-	case syscall.S_IFDIR:
-		return fs.ModeDir
-	case syscall.S_IFLNK:
-		return fs.ModeSymlink
-	case syscall.S_IFIFO:
-		return fs.ModeNamedPipe
-	case syscall.S_IFSOCK:
-		return fs.ModeSocket
-	case syscall.S_IFBLK:
-		return fs.ModeDevice
-	case syscall.S_IFCHR:
-		return fs.ModeDevice | fs.ModeCharDevice
-	}
-	return 0
 }
