@@ -108,6 +108,8 @@ func (b *box) run() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	b.cancel, b.ended, b.wanted = cancel, make(chan struct{}), make(chan bool, 100)
+	// One of this run's own: what reaps for it may outlive b.s.
+	var s *Supervisor
 	wait := func(pid int) <-chan syscall.WaitStatus {
 		end := make(chan syscall.WaitStatus, 1)
 		go func() {
@@ -120,11 +122,11 @@ func (b *box) run() {
 				break
 			}
 			end <- ws
-			b.s.Reaped()
+			s.Reaped()
 		}()
 		return end
 	}
-	b.s = New(Config{
+	s = New(Config{
 		Units: filepath.Join(b.dir, "units"), Logs: filepath.Join(b.dir, "logs"), State: filepath.Join(b.dir, "state"), Run: filepath.Join(b.dir, "r"),
 		Crontabs: filepath.Join(b.dir, "root"), Fixed: b.fixed,
 		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Exe: exe,
@@ -144,9 +146,11 @@ func (b *box) run() {
 		},
 		Wanted: func(w bool) { b.wanted <- w },
 	})
+	b.s = s
+	ended := b.ended
 	go func() {
-		b.s.Run(ctx)
-		close(b.ended)
+		s.Run(ctx)
+		close(ended)
 	}()
 	b.t.Cleanup(b.stop)
 }
