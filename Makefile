@@ -20,7 +20,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X github.com/lxbridge/lx/cmd/internal/cli.version=$(VERSION) -X github.com/lxbridge/lx/cmd/internal/netcli.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath
 
-FOLDERS := cmd core mount netns portbroker integration
+FOLDERS := cmd core devices mount netns portbroker integration
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
