@@ -32,22 +32,23 @@ func TestGaneshaPrograms(t *testing.T) {
 	}
 }
 
-// What one mount writes another sees, and a database of two programs.
+// What one mount writes another sees, also where the server gives delegations;
+// and a database of programs that write at the same moment on both.
 func TestGaneshaTwoMounts(t *testing.T) {
-	for _, version := range []string{"4.0", "4.2"} {
-		t.Run(version, func(t *testing.T) {
+	for _, c := range []struct{ version, export string }{{"3", nfstest.Data}, {"4.0", nfstest.Data}, {"4.2", nfstest.Data}, {"4.2", nfstest.Delegating}} {
+		t.Run(c.version+" "+c.export, func(t *testing.T) {
 			w := newWorld(t)
-			s := w.nfs(nfstest.Options{})
+			s := w.nfs(nfstest.Options{Namespace: c.version == "3"}) // where the lock manager is found
 			w.hold()
-			a, b := s.mount(nfstest.Data, version), s.mount(nfstest.Data, version)
+			a, b := s.mount(c.export, c.version, "lock"), s.mount(c.export, c.version, "lock")
 			w.must("sqlite3 " + a + "/db 'create table t(who, n)'")
-			script := `i=0; while [ $i -lt 10 ]; do i=$((i+1)); sqlite3 -cmd '.timeout 20000' %s/db "begin immediate; insert into t values('%s', (select count(*) from t)); commit;" || exit 1; done`
-			for _, who := range []string{"a", "b"} {
-				for _, dir := range []string{a, b} {
-					w.must(fmt.Sprintf(script, dir, who))
-				}
+			w.mustWithin(3*time.Minute, fmt.Sprintf(`
+				writer() { i=0; while [ $i -lt 10 ]; do i=$((i+1)); sqlite3 -cmd '.timeout 60000' $1/db "begin immediate; insert into t values('$2', (select count(*) from t)); commit;" || exit 1; done; }
+				writer %[1]s a & one=$!; writer %[2]s b & two=$!; writer %[1]s c & three=$!; writer %[2]s d & four=$!
+				for p in $one $two $three $four; do wait $p; done`, a, b))
+			for _, dir := range []string{a, b} {
+				same(t, "rows", w.must("sqlite3 "+dir+"/db 'pragma integrity_check; select count(*), count(distinct n) from t'"), "ok\n40|40")
 			}
-			same(t, "rows", w.must("sqlite3 "+b+"/db 'pragma integrity_check; select count(*), count(distinct n) from t'"), "ok\n40|40")
 			// What one has closed the other sees when it opens.
 			w.must(fmt.Sprintf("for i in 1 2 3 4 5 6 7 8 9; do echo $i > %[1]s/seen; [ $(cat %[2]s/seen) = $i ]; echo again $i >> %[2]s/seen; tail -n1 %[1]s/seen | grep -q \"again $i\"; done", a, b))
 			// Mappings that are synced.
