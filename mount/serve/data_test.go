@@ -224,6 +224,27 @@ func TestCoalesce(t *testing.T) {
 	b.end(nil)
 }
 
+// TestCloseTells: close(2) of a writer tells what the server took and cannot keep.
+func TestCloseTells(t *testing.T) {
+	b := newBed(t, Options{})
+	node, writer := b.create("f")
+	reader, _ := b.open(node, syscall.O_RDONLY)
+	b.write(node, writer, 0, []byte("data"))
+	b.vol.on(func(_ context.Context, op, _ string) error {
+		if op == "flush" {
+			return syscall.EDQUOT
+		}
+		return nil
+	})
+	b.ok("close of a reader", b.fs.Flush(b.ctx, node, reader, 1))
+	if no := b.fs.Flush(b.ctx, node, writer, 1); no != syscall.EDQUOT {
+		t.Errorf("close: %v", no)
+	}
+	if got := b.atServer("f"); string(got) != "data" {
+		t.Errorf("asked before the data was there: %q", got)
+	}
+}
+
 // TestLostWrite: every open file that may have written is told, once; the
 // mount has a note; writes meanwhile fail at once.
 func TestLostWrite(t *testing.T) {

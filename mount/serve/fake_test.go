@@ -308,6 +308,9 @@ func (h *fakeHandle) Sync(ctx context.Context) error {
 	return h.Handle.Sync(ctx)
 }
 
+// Flush implements volume.Flusher.
+func (h *fakeHandle) Flush(ctx context.Context) error { return h.f.enter(ctx, "flush", "") }
+
 func (h *fakeHandle) Close(ctx context.Context) error {
 	err := h.f.enter(ctx, "close", "")
 	h.f.opened(h.n, -1)

@@ -310,7 +310,11 @@ func (f *FS) Flush(ctx context.Context, _, fh, lockOwner uint64) syscall.Errno {
 	}
 	var err error
 	if fl.write {
-		if err = fl.sync(ctx); err == nil {
+		err = fl.sync(ctx)
+		if h, ok := fl.h.Handle.(volume.Flusher); ok && err == nil {
+			err = h.Flush(ctx)
+		}
+		if err == nil {
 			fl.settled(ctx)
 		}
 	}

@@ -76,6 +76,13 @@ type Handle interface {
 	Close(ctx context.Context) error
 }
 
+// Flusher is a Handle whose server may still lose what it took.
+type Flusher interface {
+	Handle
+	// Flush is what close(2) waits for: it tells what the server cannot keep.
+	Flush(ctx context.Context) error
+}
+
 // AttrHandle is a Handle that came with the attributes of its file.
 type AttrHandle interface {
 	Handle

@@ -157,6 +157,10 @@ func TestCommitRefused(t *testing.T) {
 	if err := h.Sync(t.Context()); err != nil {
 		t.Errorf("the same loss is told twice: %v", err)
 	}
+	write()
+	if err := h.(volume.Flusher).Flush(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("what close(2) waits for: %v", err)
+	}
 	full.Store(false)
 	write()
 	if err := h.Close(t.Context()); err != nil {

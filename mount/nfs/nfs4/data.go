@@ -153,6 +153,15 @@ func (h *handle) Sync(ctx context.Context) error {
 	return fail("sync", "", h.settled(h.file.unstable.commit(ctx)))
 }
 
+// Flush implements volume.Flusher. Under a delegation to write nobody else reads
+// what COMMIT would make durable.
+func (h *handle) Flush(ctx context.Context) error {
+	if h.file.writesAlone() {
+		return nil
+	}
+	return fail("close", "", h.settled(h.file.unstable.commit(ctx)))
+}
+
 // settled is err, or what was lost of the file since h was told last: every
 // open file learns it, whoever found out.
 func (h *handle) settled(err error) error {

@@ -176,6 +176,13 @@ func (f *file) loseLocked() {
 	}
 }
 
+// writesAlone says whether there is a delegation to write that is not wanted back.
+func (f *file) writesAlone() bool {
+	f.deleg.mu.Lock()
+	defer f.deleg.mu.Unlock()
+	return f.deleg.kind == compound.DelegateWrite && f.deleg.lease != 0
+}
+
 // forget drops a delegation that the server has forgotten. What depends on it
 // goes to the server once that is to be had.
 func (f *file) forget() {
