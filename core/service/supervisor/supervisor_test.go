@@ -564,16 +564,15 @@ func TestSockets(t *testing.T) {
 
 func TestHealthAndLimits(t *testing.T) {
 	b := newBox(t)
-	b.unit("h", "command = [\"sh\", \"-c\", \"ulimit -n; umask; pwd; exec sleep 1000\"]\nrestart-delay = \"1h\"\ndir = \"/usr\"\numask = \"077\"\n[limits]\nfiles = 77\n[health]\ncommand = [\"false\"]\ninterval = \"10ms\"\nretries = 2")
+	said := filepath.Join(b.dir, "said") // it is well until it has said all
+	b.unit("h", fmt.Sprintf("command = [\"sh\", \"-c\", \"ulimit -n; umask; pwd; >%s; exec sleep 1000\"]\nrestart-delay = \"1h\"\ndir = \"/usr\"\numask = \"077\"\n[limits]\nfiles = 77\n[health]\ncommand = [\"test\", \"!\", \"-e\", %q]\ninterval = \"10ms\"\nretries = 2", said, said))
 	b.run()
 	b.must(Start, "h")
 	st := b.until("h", in(service.Waiting))
 	if st.Result != service.Unhealthy || !strings.Contains(st.Why, "2 health checks in a row failed: exited with code 1") {
 		t.Errorf("%+v", st)
 	}
-	if log := b.logs("h"); !strings.Contains(log, "stdout 77\nstdout 0077\nstdout /usr") {
-		t.Error(log)
-	}
+	b.until("h", func(Status) bool { return strings.Contains(b.logs("h"), "stdout 77\nstdout 0077\nstdout /usr") })
 }
 
 func TestReloadAndExpand(t *testing.T) {
