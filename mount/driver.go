@@ -18,7 +18,7 @@ type driver struct {
 	// split takes the data of mount(2) apart.
 	split func(data string) ([]option.Param, error)
 	// connect makes the volume that o describes, for the thread of n; log is
-	// told of what goes wrong later.
+	// told of what goes wrong later, and nil when the server answers again.
 	connect func(ctx context.Context, n *network, o option.Options, log func(error)) (volume.Volume, error)
 	// arrange is how the file system of v is mounted and served.
 	arrange func(v volume.Volume, o option.Options) (fuse.MountConfig, fuse.Config)

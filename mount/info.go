@@ -104,9 +104,15 @@ type journal struct {
 // quiet is how long a failure that repeats itself is not logged again.
 const quiet = time.Minute
 
+// note takes a failure down, or with nil that the server answers again.
 func (j *journal) note(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if err == nil {
+		j.logged = time.Time{} // the next failure is another
+		j.log.Info("mount", "server", "it answers again")
+		return
+	}
 	text, now := err.Error(), time.Now()
 	if text != j.err || now.Sub(j.logged) > quiet {
 		j.log.Warn("mount", "err", text)

@@ -31,21 +31,23 @@ func (c *Config) flavourNumber() uint32 {
 
 // authenticate answers the credentials for calls: Auth, or where Kerberos was
 // chosen one that is set up with the server that calls speaks of. All callers
-// are then known there as who mounts.
-func (c *Config) authenticate(ctx context.Context, calls rpc.Config) (func(context.Context) rpc.Auth, error) {
+// are then known there as who mounts. done is called when it is not used any more.
+func (c *Config) authenticate(ctx context.Context, calls rpc.Config) (auth func(context.Context) rpc.Auth, done func(context.Context), err error) {
 	s, ok := services[c.flavour]
 	if !ok {
-		return c.Auth, nil
+		return c.Auth, func(context.Context) {}, nil
 	}
-	tickets, err := c.Tickets(ctx)
+	if c.tickets == nil {
+		if c.tickets, err = c.Tickets(ctx); err != nil {
+			return nil, nil, c.noKerberos(err)
+		}
+	}
+	g, err := gss.New(ctx, gss.Config{Tickets: c.tickets, Principal: c.Principal, Service: s, Calls: calls})
 	if err != nil {
-		return nil, c.noKerberos(err)
+		return nil, nil, c.noKerberos(err)
 	}
-	auth, err := gss.New(ctx, gss.Config{Tickets: tickets, Principal: c.Principal, Service: s, Calls: calls})
-	if err != nil {
-		return nil, c.noKerberos(err)
-	}
-	return func(context.Context) rpc.Auth { return auth }, nil
+	// What the server is not told of it forgets in time.
+	return func(context.Context) rpc.Auth { return g }, func(ctx context.Context) { _ = g.Close(ctx) }, nil
 }
 
 func (c *Config) noKerberos(err error) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lxbridge/lx/mount/nfs/nfs4"
 	"github.com/lxbridge/lx/mount/nfs/rpc"
+	"github.com/lxbridge/lx/mount/nfs/rpc/gss"
 	"github.com/lxbridge/lx/mount/volume"
 )
 
@@ -79,6 +80,7 @@ type Config struct {
 	// without Tickets there is none.
 	Tickets   Tickets
 	Principal string
+	tickets   *gss.Tickets // once they were asked for
 	// Machine names this client to servers.
 	Machine string
 	// Names relate a version 4 server's names of owners to ids; nil takes numbers only.
@@ -89,7 +91,10 @@ type Config struct {
 	NoACL        bool
 	NoRdirPlus   bool
 
-	// Note is told of failures that no caller sees.
+	referrals int // that led here
+
+	// Note is told of failures that no caller sees, and nil when the server
+	// answers again.
 	Note func(error)
 }
 
@@ -154,14 +159,7 @@ func (c *Config) dial(ctx context.Context, v Version) (volume.Volume, error) {
 func (c *Config) call() rpc.Config {
 	return rpc.Config{
 		Dial: c.Dial, Network: c.Network, Conns: c.Conns, ReservedPort: c.Reserved != Never,
-		Timeout: c.Timeout, Retrans: c.Retrans, Recovery: c.Recovery, TLS: c.TLS, Note: c.note,
-	}
-}
-
-// note passes failures on, and swallows that there is none any more.
-func (c *Config) note(err error) {
-	if err != nil {
-		c.Note(err)
+		Timeout: c.Timeout, Retrans: c.Retrans, Recovery: c.Recovery, TLS: c.TLS, Note: c.Note,
 	}
 }
 

@@ -40,8 +40,9 @@ type Config struct {
 	Auth   func(ctx context.Context) rpc.Auth
 	Flavor uint32
 	// Authenticate, if set, answers what takes Auth's place for all but MOUNT:
-	// Kerberos, which is set up with the server that calls speaks of.
-	Authenticate func(ctx context.Context, calls rpc.Config) (func(ctx context.Context) rpc.Auth, error)
+	// Kerberos, which is set up with the server that calls speaks of. done is
+	// called when it is not used any more.
+	Authenticate func(ctx context.Context, calls rpc.Config) (auth func(context.Context) rpc.Auth, done func(context.Context), err error)
 	// Machine names this client to the lock manager.
 	Machine string
 
@@ -73,7 +74,8 @@ type Volume struct {
 	list   uint32 // bytes of one READDIR
 	block  uint32 // for statfs
 	plus   atomic.Bool
-	locks  *locks // nil with NoLocks
+	locks  *locks                // nil with NoLocks
+	done   func(context.Context) // with Auth; nil where that is not Authenticate's
 
 	unsafe  atomic.Int64 // bytes of writes that are not committed
 	chunks  sync.Pool    // *[]byte of one WRITE
@@ -150,7 +152,7 @@ func (v *Volume) dial(ctx context.Context) error {
 	c := v.calls(v.cfg.Host, v.cfg.Calls.Network, port, program, version)
 	c.MaxRecord = maxTransfer + 64<<10
 	if v.cfg.Authenticate != nil {
-		if v.cfg.Auth, err = v.cfg.Authenticate(ctx, c); err != nil {
+		if v.cfg.Auth, v.done, err = v.cfg.Authenticate(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -272,6 +274,11 @@ func (v *Volume) Close() error {
 		v.unmount()
 	}
 	v.wg.Wait()
+	if v.done != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), unmountWait)
+		defer cancel()
+		v.done(ctx)
+	}
 	if n := v.unsafe.Load(); n > 0 {
 		err = errors.Join(err, &volume.Error{Op: "close", Name: v.cfg.Host + ":" + v.cfg.Path, Errno: syscall.EIO,
 			Reason: fmt.Sprintf("%d bytes that were written have not been committed", n)})

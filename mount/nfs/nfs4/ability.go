@@ -32,13 +32,14 @@ func (v *Volume) lacks(op compound.Op, err error) bool {
 }
 
 func (v *Volume) sizeOf(ctx context.Context, h *handle) (uint64, error) {
-	a, err := v.Getattr(ctx, node(h.file.fh), h)
+	a, err := v.Getattr(ctx, node{v, h.file.fh}, h)
 	return a.Size, err
 }
 
 // Seek implements volume.Seeker. To a server that cannot tell a file is all data.
 func (v *Volume) Seek(ctx context.Context, vh volume.Handle, off int64, whence int) (int64, error) {
 	h := vh.(*handle)
+	v = h.file.v
 	what := uint32(compound.SeekData)
 	switch {
 	case off < 0:
@@ -85,6 +86,7 @@ func (v *Volume) Seek(ctx context.Context, vh volume.Handle, off int64, whence i
 // allocating and punching holes.
 func (v *Volume) Allocate(ctx context.Context, vh volume.Handle, off, n int64, mode uint32) error {
 	h := vh.(*handle)
+	v = h.file.v
 	op := compound.OpAllocate
 	switch mode {
 	case 0:
@@ -122,6 +124,9 @@ const whole = 4 << 20
 // by COPY.
 func (v *Volume) CopyRange(ctx context.Context, vsrc volume.Handle, srcOff int64, vdst volume.Handle, dstOff, n int64) (int64, error) {
 	src, dst := vsrc.(*handle), vdst.(*handle)
+	if v = dst.file.v; src.file.v != v {
+		return 0, fail("copy", "", syscall.EOPNOTSUPP)
+	}
 	if v.lacks(compound.OpClone, nil) && v.lacks(compound.OpCopy, nil) {
 		return 0, fail("copy", "", syscall.EOPNOTSUPP)
 	}
@@ -293,9 +298,10 @@ func (v *Volume) xattrErr(what string, op compound.Op, err error) error {
 
 // Getxattr implements volume.Xattrer.
 func (v *Volume) Getxattr(ctx context.Context, n volume.Node, name string) (value []byte, err error) {
+	v, fh := at(n)
 	if v.isACL(name) {
 		err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(compound.FH(n.(node)))
+			q.PutFH(fh)
 			q.GetAttr(compound.Set(compound.AttrACL))
 		}, func(r *compound.Reply) error {
 			if err := r.Next(compound.OpPutFH); err != nil {
@@ -315,7 +321,7 @@ func (v *Volume) Getxattr(ctx context.Context, n volume.Node, name string) (valu
 		return nil, err
 	}
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.GetXattr(short)
 	}, func(r *compound.Reply) error {
 		if err := r.Next(compound.OpPutFH); err != nil {
@@ -330,13 +336,14 @@ func (v *Volume) Getxattr(ctx context.Context, n volume.Node, name string) (valu
 
 // Setxattr implements volume.Xattrer.
 func (v *Volume) Setxattr(ctx context.Context, n volume.Node, name string, value []byte, flags uint32) error {
+	v, fh := at(n)
 	if v.isACL(name) {
 		if err := compound.CheckACL(value); err != nil {
 			return fail("set the ACL", "", errors.Join(syscall.EINVAL, err))
 		}
 		set := compound.Settable{ACL: value}
 		return fail("set the ACL", "", v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(compound.FH(n.(node)))
+			q.PutFH(fh)
 			q.SetAttr(compound.StateID{}, &set)
 		}, func(r *compound.Reply) error {
 			if err := r.Next(compound.OpPutFH); err != nil {
@@ -357,7 +364,7 @@ func (v *Volume) Setxattr(ctx context.Context, n volume.Node, name string, value
 		how = compound.SetXattrSwap
 	}
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.SetXattr(how, short, value)
 	}, func(r *compound.Reply) error {
 		if err := r.Next(compound.OpPutFH); err != nil {
@@ -370,12 +377,13 @@ func (v *Volume) Setxattr(ctx context.Context, n volume.Node, name string, value
 
 // Removexattr implements volume.Xattrer.
 func (v *Volume) Removexattr(ctx context.Context, n volume.Node, name string) error {
+	v, fh := at(n)
 	short, err := v.xattr(compound.OpRemoveXattr, name)
 	if err != nil {
 		return err
 	}
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.RemoveXattr(short)
 	}, func(r *compound.Reply) error {
 		if err := r.Next(compound.OpPutFH); err != nil {
@@ -388,6 +396,7 @@ func (v *Volume) Removexattr(ctx context.Context, n volume.Node, name string) er
 
 // Listxattr implements volume.Xattrer.
 func (v *Volume) Listxattr(ctx context.Context, n volume.Node) (names []string, err error) {
+	v, fh := at(n)
 	if !v.cfg.NoACL && v.has.Has(compound.AttrACL) {
 		names = append(names, aclName)
 	}
@@ -398,7 +407,7 @@ func (v *Volume) Listxattr(ctx context.Context, n volume.Node) (names []string, 
 	for cookie, end := uint64(0), false; !end; {
 		var got []string
 		err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(compound.FH(n.(node)))
+			q.PutFH(fh)
 			q.ListXattrs(cookie, 64<<10)
 		}, func(r *compound.Reply) (err error) {
 			if err = r.Next(compound.OpPutFH); err == nil {

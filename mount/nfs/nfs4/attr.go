@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/fnv"
+	"io"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +40,8 @@ func (v *Volume) attr(a *compound.Attr) volume.Attr {
 		Atime: a.Atime, Mtime: a.Mtime, Ctime: a.Ctime, Btime: a.Btime, Change: a.Change,
 		UID: v.cfg.Names.uid(a.Owner), GID: v.cfg.Names.gid(a.Group),
 	}
-	if a.FSID != v.fsid {
-		out.FileID = elsewhere(a.FSID, a.FileID)
+	if a.FSID != v.fsid || v.salt != "" {
+		out.FileID = elsewhere(v.salt, a.FSID, a.FileID)
 	}
 	if a.Type == compound.TypeBlock || a.Type == compound.TypeChar {
 		out.Rdev = uint32(unix.Mkdev(a.Major, a.Minor))
@@ -63,10 +64,11 @@ func (v *Volume) getAttr(r *compound.Reply) (volume.Attr, error) {
 	return v.attr(&a), nil
 }
 
-// elsewhere is a file id of another of the server's file systems, so that it
-// is not taken for one of the mounted.
-func elsewhere(fs compound.FSID, id uint64) uint64 {
+// elsewhere is a file id of another file system, of this server's or, with a
+// salt, of others, so that it is not taken for one of the mounted.
+func elsewhere(salt string, fs compound.FSID, id uint64) uint64 {
 	h := fnv.New64a()
+	_, _ = io.WriteString(h, salt) // hashing cannot fail
 	var p [24]byte
 	binary.BigEndian.PutUint64(p[:], fs.Major)
 	binary.BigEndian.PutUint64(p[8:], fs.Minor)
@@ -77,8 +79,9 @@ func elsewhere(fs compound.FSID, id uint64) uint64 {
 
 // Getattr implements volume.Volume.
 func (v *Volume) Getattr(ctx context.Context, n volume.Node, _ volume.Handle) (out volume.Attr, err error) {
+	v, fh := at(n)
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err == nil {
@@ -108,18 +111,19 @@ func (v *Volume) settable(s volume.SetAttr) (out compound.Settable) {
 
 // Setattr implements volume.Volume.
 func (v *Volume) Setattr(ctx context.Context, n volume.Node, vh volume.Handle, s volume.SetAttr) (out volume.Attr, err error) {
+	v, fh := at(n)
 	h, _ := vh.(*handle)
 	if s.Size != nil && *s.Size > maxOffset {
 		return out, fail("set attributes", "", syscall.EFBIG)
 	}
 	if s.Size != nil {
-		if err := v.durable(ctx, compound.FH(n.(node))); err != nil {
+		if err := v.durable(ctx, fh); err != nil {
 			return out, fail("set attributes", "", err)
 		}
 	}
 	set := v.settable(s)
 	build := func(_ *session.Conn, q *compound.Request, id compound.StateID) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.SetAttr(id, &set)
 		q.GetAttr(v.attrs)
 	}
@@ -146,10 +150,11 @@ func (v *Volume) Setattr(ctx context.Context, n volume.Node, vh volume.Handle, s
 
 // Access implements volume.Accesser.
 func (v *Volume) Access(ctx context.Context, n volume.Node, mask uint32) error {
+	v, fh := at(n)
 	var allowed, known uint32
 	var a compound.Attr
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.Access(compound.AccessRead | compound.AccessLookup | compound.AccessModify | compound.AccessExtend | compound.AccessDelete | compound.AccessExecute)
 		q.GetAttr(compound.Set(compound.AttrType))
 	}, func(r *compound.Reply) (err error) {

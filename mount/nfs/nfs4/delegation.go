@@ -81,11 +81,12 @@ func (v *Volume) OnRecall(recall func(context.Context, volume.Node), size func(v
 
 // Lease implements volume.Leaser.
 func (v *Volume) Lease(n volume.Node) uint64 {
+	v, fh := at(n)
 	if len(v.leases.all()) > 1 {
 		return 0
 	}
 	v.mu.Lock()
-	f := v.files[compound.FH(n.(node))]
+	f := v.files[fh]
 	v.mu.Unlock()
 	if f == nil {
 		return 0
@@ -149,7 +150,7 @@ func (f *file) giveBack(ctx context.Context) error {
 	d.back, d.lease = back, 0
 	id, auth := d.state, d.auth
 	d.mu.Unlock()
-	f.v.leases.recall(ctx, node(f.fh))
+	f.v.leases.recall(ctx, node{f.v, f.fh})
 	err := f.v.session.Call(ctx, auth, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(f.fh)
 		q.DelegReturn(id)
@@ -193,7 +194,7 @@ func (f *file) forget() {
 		return // there is none, or giveBack is at it
 	}
 	f.loseLocked()
-	f.v.work.Go(func() { f.v.leases.recall(f.v.ctx, node(f.fh)) })
+	f.v.work.Go(func() { f.v.leases.recall(f.v.ctx, node{f.v, f.fh}) })
 }
 
 // conflicts gives a read delegation back before the file is opened for writing:
@@ -292,7 +293,7 @@ func (f *file) tell(m compound.Mask, r *compound.CallbackReply) {
 		return
 	}
 	for _, above := range f.v.leases.all() {
-		if here, dirty := above.size(node(f.fh)); dirty {
+		if here, dirty := above.size(node{f.v, f.fh}); dirty {
 			size = here
 			change++
 			break

@@ -150,7 +150,7 @@ func (v *Volume) persist(ctx context.Context, f func(context.Context) error, und
 
 // Open implements volume.Volume.
 func (v *Volume) Open(ctx context.Context, n volume.Node, flags int) (volume.Handle, error) {
-	fh := compound.FH(n.(node))
+	v, fh := at(n)
 	h := v.newHandle(ctx, shareOf(flags))
 	err := v.finish(ctx, func(ctx context.Context) error { return v.open(ctx, h, fh, flags&syscall.O_TRUNC != 0) },
 		func() { _ = h.Close(v.ctx) })
@@ -216,7 +216,7 @@ func (v *Volume) openNamed(ctx context.Context, h *handle, fh compound.FH, trunc
 		return nil
 	}
 	zero := uint64(0)
-	if h.attr, err = v.Setattr(ctx, node(fh), h, volume.SetAttr{Size: &zero}); err != nil {
+	if h.attr, err = v.Setattr(ctx, node{v, fh}, h, volume.SetAttr{Size: &zero}); err != nil {
 		err = errors.Join(err, h.Close(ctx))
 	}
 	return err
@@ -228,6 +228,7 @@ var currentState = compound.StateID{Seq: 1}
 
 // Create implements volume.Volume.
 func (v *Volume) Create(ctx context.Context, dir volume.Node, name string, flags int, mode uint32) (volume.Node, volume.Attr, volume.Handle, error) {
+	v, _ = at(dir)
 	h := v.newHandle(ctx, shareOf(flags))
 	var n node
 	var a volume.Attr
@@ -244,6 +245,7 @@ func (v *Volume) Create(ctx context.Context, dir volume.Node, name string, flags
 // make opens name as h and creates it. An exclusive create is known again by
 // its verifier when it must be repeated in another session.
 func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name string, flags int, mode uint32) (n node, a volume.Attr, err error) {
+	v, parent := at(dir)
 	mode &= 0o7777
 	zero := uint64(0)
 	how, set := uint32(compound.CreateUnchecked), compound.Settable{Mode: &mode}
@@ -266,7 +268,7 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 	}
 	var o compound.Opened
 	err = v.session.Call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(parent)
 		q.OpenCreate(h.share(c), name, how, verifier, &set)
 		q.GetFH()
 		if after != nil {
@@ -286,7 +288,7 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 		if fh, err = r.FH(); err != nil {
 			return err
 		}
-		n = node(fh)
+		n = node{v, fh}
 		if after != nil {
 			if err = r.SetAttr(); err != nil {
 				return err
@@ -295,10 +297,10 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 		a, err = v.getAttr(r)
 		return err
 	})
-	if o.State != (compound.StateID{}) && n != "" {
-		err = errors.Join(err, h.confirm(ctx, v.session.Call, compound.FH(n), &o))
-		v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
-		v.opened(h, compound.FH(n), &o, a)
+	if o.State != (compound.StateID{}) && n.fh != "" {
+		err = errors.Join(err, h.confirm(ctx, v.session.Call, n.fh, &o))
+		v.places.found(n.fh, place{parent, name})
+		v.opened(h, n.fh, &o, a)
 		if err != nil {
 			err = errors.Join(err, h.Close(ctx))
 		}

@@ -99,6 +99,7 @@ func extent(lk fuse.Lk) (off, n uint64) {
 // Getlk implements volume.Locker.
 func (v *Volume) Getlk(ctx context.Context, vh volume.Handle, owner uint64, lk fuse.Lk) (fuse.Lk, error) {
 	h := vh.(*handle)
+	v = h.file.v
 	out, err := h.file.locks.table.Get(owner, lk)
 	if err != nil || out.Type != syscall.F_UNLCK {
 		return out, fail("look for a lock", "", err)

@@ -17,18 +17,19 @@ import (
 func (v *Volume) found(r *compound.Reply) (node, volume.Attr, error) {
 	fh, err := r.FH()
 	if err != nil {
-		return "", volume.Attr{}, err
+		return node{}, volume.Attr{}, err
 	}
 	a, err := v.getAttr(r)
-	return node(fh), a, err
+	return node{v, fh}, a, err
 }
 
 // Lookup implements volume.Volume.
 func (v *Volume) Lookup(ctx context.Context, dir volume.Node, name string) (volume.Node, volume.Attr, error) {
+	v, parent := at(dir)
 	var n node
 	var a volume.Attr
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(parent)
 		q.Lookup(name)
 		q.GetFH()
 		q.GetAttr(v.attrs)
@@ -39,14 +40,19 @@ func (v *Volume) Lookup(ctx context.Context, dir volume.Node, name string) (volu
 		return err
 	})
 	if err != nil {
+		if is(err, compound.ErrMoved) && v.cfg.Refer != nil {
+			n, a, err := v.follow(ctx, parent, name)
+			return n, a, fail("find", name, err)
+		}
 		return nil, volume.Attr{}, fail("find", name, err)
 	}
-	v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
+	v.places.found(n.fh, place{parent, name})
 	return n, a, nil
 }
 
 // create makes what is not a regular file.
 func (v *Volume) create(ctx context.Context, dir volume.Node, typ uint32, name, target string, mode, rdev uint32) (volume.Node, volume.Attr, error) {
+	v, parent := at(dir)
 	var n node
 	var a volume.Attr
 	set := v.settable(volume.SetAttr{Mode: &mode})
@@ -54,7 +60,7 @@ func (v *Volume) create(ctx context.Context, dir volume.Node, typ uint32, name, 
 		set = compound.Settable{}
 	}
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(parent)
 		q.Create(typ, name, target, unix.Major(uint64(rdev)), unix.Minor(uint64(rdev)), &set)
 		q.GetFH()
 		q.GetAttr(v.attrs)
@@ -70,7 +76,7 @@ func (v *Volume) create(ctx context.Context, dir volume.Node, typ uint32, name, 
 	if err != nil {
 		return nil, volume.Attr{}, fail("create", name, err)
 	}
-	v.places.found(compound.FH(n), place{compound.FH(dir.(node)), name})
+	v.places.found(n.fh, place{parent, name})
 	return n, a, nil
 }
 
@@ -108,8 +114,9 @@ func (v *Volume) Mknod(ctx context.Context, dir volume.Node, name string, mode, 
 
 // Readlink implements volume.Readlinker.
 func (v *Volume) Readlink(ctx context.Context, n volume.Node) (target string, err error) {
+	v, fh := at(n)
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.ReadLink()
 	}, func(r *compound.Reply) (err error) {
 		if err = r.Next(compound.OpPutFH); err == nil {
@@ -123,15 +130,16 @@ func (v *Volume) Readlink(ctx context.Context, n volume.Node) (target string, er
 // remove removes a name. REMOVE takes whatever is there, so the same compound
 // looks first whether it is a directory.
 func (v *Volume) remove(ctx context.Context, dir volume.Node, name string, directory bool) error {
+	v, parent := at(dir)
 	verify := compound.OpNVerify
 	if directory {
 		verify = compound.OpVerify
 	}
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(parent)
 		q.Lookup(name)
 		q.VerifyType(compound.TypeDirectory, !directory)
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(parent)
 		q.Remove(name)
 	}, func(r *compound.Reply) error {
 		if err := r.All(compound.OpPutFH, compound.OpLookup, verify, compound.OpPutFH); err != nil {
@@ -163,10 +171,15 @@ func (v *Volume) Rename(ctx context.Context, dir volume.Node, name string, newDi
 	if flags != 0 {
 		return fail("rename", name, syscall.EINVAL)
 	}
+	v, from := at(dir)
+	there, to := at(newDir)
+	if there != v {
+		return fail("rename", name, syscall.EXDEV)
+	}
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(from)
 		q.SaveFH()
-		q.PutFH(compound.FH(newDir.(node)))
+		q.PutFH(to)
 		q.Rename(name, newName)
 	}, func(r *compound.Reply) error {
 		if err := r.All(compound.OpPutFH, compound.OpSaveFH, compound.OpPutFH); err != nil {
@@ -175,17 +188,22 @@ func (v *Volume) Rename(ctx context.Context, dir volume.Node, name string, newDi
 		return r.Changed(compound.OpRename)
 	})
 	if err == nil {
-		v.places.moved(place{compound.FH(dir.(node)), name}, place{compound.FH(newDir.(node)), newName})
+		v.places.moved(place{from, name}, place{to, newName})
 	}
 	return fail("rename", name, err)
 }
 
 // Link implements volume.Linker.
 func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out volume.Attr, err error) {
+	v, fh := at(n)
+	there, parent := at(dir)
+	if there != v {
+		return out, fail("link", name, syscall.EXDEV)
+	}
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(n.(node)))
+		q.PutFH(fh)
 		q.SaveFH()
-		q.PutFH(compound.FH(dir.(node)))
+		q.PutFH(parent)
 		q.Link(name)
 		q.RestoreFH()
 		q.GetAttr(v.attrs)
@@ -207,7 +225,7 @@ func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out
 		err = syscall.EPERM // link(2)
 	}
 	if err == nil {
-		v.places.linked(compound.FH(n.(node)), place{compound.FH(dir.(node)), name})
+		v.places.linked(fh, place{parent, name})
 	}
 	return out, fail("link", name, err)
 }
@@ -227,7 +245,8 @@ const listSize = 1 << 20
 
 // ReadDir implements volume.Volume.
 func (v *Volume) ReadDir(ctx context.Context, dir volume.Node) (volume.DirStream, error) {
-	l := &listing{v: v, dir: compound.FH(dir.(node))}
+	v, parent := at(dir)
+	l := &listing{v: v, dir: parent}
 	var err error
 	if l.first, err = l.more(ctx); err != nil {
 		return nil, err
@@ -286,7 +305,7 @@ func (l *listing) more(ctx context.Context) (entries []volume.DirEntry, err erro
 	if l.v.places != nil {
 		for _, e := range entries {
 			if n, ok := e.Node.(node); ok {
-				l.v.places.found(compound.FH(n), place{l.dir, e.Name})
+				l.v.places.found(n.fh, place{l.dir, e.Name})
 			}
 		}
 	}
@@ -311,7 +330,7 @@ func (v *Volume) entry(e *compound.Entry) volume.DirEntry {
 		d.Type = fs.ModeDevice | fs.ModeCharDevice
 	}
 	if len(e.FH) > 0 && e.Error == compound.OK && a.Mode&syscall.S_IFMT != 0 {
-		d.Node, d.Attr = node(e.FH), a
+		d.Node, d.Attr = node{v, compound.FH(e.FH)}, a
 	}
 	return d
 }

@@ -37,6 +37,10 @@ type Config struct {
 	Slots        int    // calls in flight; 0 is 64
 	NoACL        bool
 	Note         func(error) // is told of failures that no caller sees
+	// Refer says how to reach what has moved to another server; nil refuses that.
+	Refer func(context.Context, *MovedError) (Config, error)
+	// Done, if set, is called when nobody uses Auth any more.
+	Done func(context.Context)
 }
 
 // Volume is one mounted file system, with those mounted below it at the server.
@@ -55,9 +59,12 @@ type Volume struct {
 	waiters  lock.Waiters
 	offloads offloads
 	idle     idle
-	leases   leases
+	leases   *leases
 	places   *places // of 4.0 only
 	xattrs   bool    // the file system has them
+	salt     string  // of file ids; empty for the mounted
+
+	referrals referrals
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -67,8 +74,17 @@ type Volume struct {
 	files map[compound.FH]*file // open files, and those with a delegation
 }
 
-// node is a filehandle.
-type node compound.FH
+// node is an object of a volume, the mounted or one that it refers to.
+type node struct {
+	v  *Volume
+	fh compound.FH
+}
+
+// at is where n is.
+func at(n volume.Node) (*Volume, compound.FH) {
+	o := n.(node)
+	return o.v, o.fh
+}
 
 var (
 	_ volume.Volume     = (*Volume)(nil)
@@ -80,8 +96,26 @@ var (
 )
 
 // Dial makes the client known to the server and finds Path. What stops it is a
-// *volume.Error, or one of SecurityError and MovedError.
+// *volume.Error, or one of SecurityError and, without Refer, MovedError.
 func Dial(ctx context.Context, cfg Config) (*Volume, error) {
+	return reach(ctx, cfg, &parent{leases: &leases{}})
+}
+
+// reach is Dial for what p refers to. Refer ends circles.
+func reach(ctx context.Context, cfg Config, p *parent) (*Volume, error) {
+	for {
+		v, err := connect(ctx, cfg, p)
+		var moved *MovedError
+		if err == nil || cfg.Refer == nil || !errors.As(err, &moved) {
+			return v, err
+		}
+		if cfg, err = cfg.Refer(ctx, moved); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func connect(ctx context.Context, cfg Config, p *parent) (*Volume, error) {
 	for _, size := range []*int{&cfg.RSize, &cfg.WSize} {
 		if *size <= 0 {
 			*size = 1 << 20
@@ -96,16 +130,14 @@ func Dial(ctx context.Context, cfg Config) (*Volume, error) {
 	if cfg.Note == nil {
 		cfg.Note = func(error) {}
 	}
-	v := &Volume{cfg: cfg, files: map[compound.FH]*file{}}
+	v := &Volume{cfg: cfg, leases: p.leases, salt: p.salt, files: map[compound.FH]*file{}}
 	v.dirty.left = maxDirty
 	if cfg.Minor == 0 {
 		v.places = newPlaces()
 	}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	var instance compound.Verifier
-	if _, err := rand.Read(instance[:]); err != nil {
-		return nil, err
-	}
+	_, _ = rand.Read(instance[:]) // cannot fail
 	var err error
 	v.session, err = session.New(ctx, session.Config{
 		RPC: cfg.RPC, Minor: cfg.Minor, Owner: cfg.Owner, Verifier: instance, Auth: cfg.Auth(context.Background()),
@@ -113,6 +145,7 @@ func Dial(ctx context.Context, cfg Config) (*Volume, error) {
 	})
 	if err != nil {
 		v.cancel()
+		v.done(ctx)
 		return nil, fail("connect", "", err)
 	}
 	if err := v.mount(ctx); err != nil {
@@ -139,13 +172,13 @@ func (v *Volume) mount(ctx context.Context) error {
 			at, err = v.walk(ctx, at, &name)
 		}
 		if err != nil {
-			return v.cannotMount(ctx, at, strings.Join(components(v.cfg.Path)[:i+1], "/"), err)
+			return v.cannotMount(ctx, at, i, err)
 		}
 	}
 	if err != nil {
 		return fail("mount", v.cfg.Path, err)
 	}
-	v.root = node(at)
+	v.root = node{v, at}
 	return v.learn(ctx)
 }
 
@@ -182,7 +215,7 @@ func (v *Volume) learn(ctx context.Context) error {
 	var a compound.Attr
 	get := func(m compound.Mask) error {
 		return v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(compound.FH(v.root))
+			q.PutFH(v.root.fh)
 			q.GetAttr(m)
 		}, func(r *compound.Reply) (err error) {
 			if err = r.Next(compound.OpPutFH); err == nil {
@@ -226,19 +259,6 @@ func nameMax(n uint32) uint32 {
 	return n
 }
 
-// MovedError is a path that other servers have.
-type MovedError struct {
-	Path      string
-	Locations []compound.Location
-}
-
-func (e *MovedError) Error() string {
-	return fmt.Sprintf("%s is on another server (%d locations)", e.Path, len(e.Locations))
-}
-
-// Unwrap is the kernel's errno for a referral that is not followed.
-func (e *MovedError) Unwrap() error { return syscall.EREMOTE }
-
 // SecurityError is a path that is to be had with other security flavours only.
 type SecurityError struct {
 	Path    string
@@ -268,12 +288,14 @@ func flavorName(f compound.Flavor) string {
 	return fmt.Sprint(f.Number)
 }
 
-// cannotMount says why the walk to path ended in dir, where name could not be reached.
-func (v *Volume) cannotMount(ctx context.Context, dir compound.FH, path string, err error) error {
-	name := path[strings.LastIndexByte(path, '/')+1:]
+// cannotMount says why the walk ended in dir, where the i-th name of the path
+// could not be reached.
+func (v *Volume) cannotMount(ctx context.Context, dir compound.FH, i int, err error) error {
+	names := components(v.cfg.Path)
+	name, path := names[i], "/"+strings.Join(names[:i+1], "/")
 	switch {
 	case is(err, compound.ErrWrongSec):
-		e := &SecurityError{Path: "/" + path}
+		e := &SecurityError{Path: path}
 		if err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
 			q.PutFH(dir)
 			q.SecInfo(name)
@@ -287,24 +309,14 @@ func (v *Volume) cannotMount(ctx context.Context, dir compound.FH, path string, 
 		}
 		return e
 	case is(err, compound.ErrMoved):
-		e := &MovedError{Path: "/" + path}
-		if err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-			q.PutFH(dir)
-			q.Lookup(name)
-			q.GetAttr(compound.Set(compound.AttrFSLocations))
-		}, func(r *compound.Reply) error {
-			if err := r.All(compound.OpPutFH, compound.OpLookup); err != nil {
-				return err
-			}
-			a, err := r.GetAttr()
-			e.Locations = a.Locations
-			return err
-		}); err != nil {
+		e, err := v.moved(ctx, dir, name, path)
+		if err != nil {
 			return fail("mount", v.cfg.Path, err)
 		}
+		e.Rest = names[i+1:]
 		return e
 	}
-	return fail("mount", "/"+path, err)
+	return fail("mount", path, err)
 }
 
 // call sends a compound with the credential of ctx's caller.
@@ -332,14 +344,17 @@ func (v *Volume) Root() volume.Node { return v.root }
 func (v *Volume) Features() volume.Features { return v.feat }
 
 // Forget implements volume.Volume: a filehandle takes nothing at the server.
-func (v *Volume) Forget(n volume.Node) { v.places.forget(compound.FH(n.(node))) }
+func (v *Volume) Forget(n volume.Node) {
+	v, fh := at(n)
+	v.places.forget(fh)
+}
 
 // Statfs implements volume.Volume.
 func (v *Volume) Statfs(ctx context.Context) (s fuse.Statfs, err error) {
 	mask := v.has.And(compound.Set(compound.AttrFilesAvail, compound.AttrFilesFree, compound.AttrFilesTotal,
 		compound.AttrSpaceAvail, compound.AttrSpaceFree, compound.AttrSpaceTotal, compound.AttrMaxName))
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
-		q.PutFH(compound.FH(v.root))
+		q.PutFH(v.root.fh)
 		q.GetAttr(mask)
 	}, func(r *compound.Reply) error {
 		if err := r.Next(compound.OpPutFH); err != nil {
@@ -365,5 +380,13 @@ func (v *Volume) Close() error {
 	err := v.closeAll(ctx)
 	v.cancel()
 	v.work.Wait()
-	return errors.Join(err, v.session.Close(ctx))
+	err = errors.Join(err, v.session.Close(ctx))
+	v.done(ctx)
+	return errors.Join(err, v.referrals.close())
+}
+
+func (v *Volume) done(ctx context.Context) {
+	if v.cfg.Done != nil {
+		v.cfg.Done(ctx)
+	}
 }

@@ -26,14 +26,15 @@ import (
 )
 
 // Tickets gets tickets for services as one principal (RFC 4120), by tickets
-// that were had before or by a key. It is one Context's at a time.
+// that were had before or by a key.
 type Tickets struct {
 	// Dial connects to distribution centres. It must be set before use.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	config *config.Config
 	client *credentials.Credentials // with the keytab, if there is one
-	have   map[string]ticket        // by the service's name
+	turn   chan struct{}            // has one element while somebody gets a ticket
+	have   map[string]ticket        // by the service's name; guarded by turn
 }
 
 // ticket is one, with what makes it ours.
@@ -82,7 +83,7 @@ func FromKeytab(name, realm string, keys *keytab.Keytab, conf *config.Config) *T
 
 func newTickets(client *credentials.Credentials, conf *config.Config) *Tickets {
 	conf.LibDefaults.NoAddresses = true // ours need not be the caller's
-	return &Tickets{config: conf, client: client, have: map[string]ticket{}}
+	return &Tickets{config: conf, client: client, turn: make(chan struct{}, 1), have: map[string]ticket{}}
 }
 
 // Client is the principal's name, without its realm.
@@ -101,6 +102,12 @@ func (t ticket) aging() bool { return time.Until(t.ends) < t.ends.Sub(t.begins)/
 // Get answers a ticket for the service principal, "nfs/host.name", with the key
 // of its session.
 func (t *Tickets) Get(ctx context.Context, principal string) (_ messages.Ticket, _ types.EncryptionKey, err error) {
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return messages.Ticket{}, types.EncryptionKey{}, ctx.Err()
+	}
 	defer malformed(&err)
 	have, err := t.get(ctx, principal)
 	return have.Ticket, have.key, err
