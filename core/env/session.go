@@ -68,6 +68,9 @@ type ExitError struct {
 func (e *ExitError) Error() string { return e.Err.Error() }
 func (e *ExitError) Unwrap() error { return e.Err }
 
+// ExitCode is Code, for what reports errors.
+func (e *ExitError) ExitCode() int { return e.Code }
+
 func writeSpec(c *net.UnixConn, s Spec, fds [3]int) error {
 	b, err := json.Marshal(s)
 	if err != nil {

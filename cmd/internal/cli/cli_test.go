@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/store"
 	"github.com/lxbridge/lx/mount"
@@ -36,28 +36,6 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func TestReport(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		code int
-		text string
-	}{
-		{nil, 0, ""},
-		{exitCode(7), 7, ""},
-		{errors.New("boom"), 1, "lx: boom\n"},
-		{errors.New("an escape\x1b[2J\nand a line\u009b"), 1, "lx: an escape\uFFFD[2J\nand a line\uFFFD\n"},
-		{withHint(errors.New("boom"), "try this"), 1, "lx: boom\nhint: try this\n"},
-		{usageError{errors.New("what?")}, 2, "lx: what?\nTry 'lx --help'.\n"},
-		{&env.ExitError{Code: env.ExitNotFound, Err: errors.New("no such command")}, 127, "lx: no such command\n"},
-		{fmt.Errorf("wrapped: %w", exitCode(3)), 3, ""},
-	} {
-		var b bytes.Buffer
-		if code := report(&b, c.err); code != c.code || b.String() != c.text {
-			t.Errorf("%v: %d %q, want %d %q", c.err, code, b.String(), c.code, c.text)
-		}
-	}
-}
-
 // TestTerminalText: it may come in pieces.
 func TestTerminalText(t *testing.T) {
 	const in, want = "grün\tund\n\x1b[2J\u009b€\xff.", "grün\tund\n\uFFFD[2J\uFFFD€\uFFFD."
@@ -76,7 +54,7 @@ func TestTerminalText(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	var code exitCode
+	var code command.ExitCode
 	if status(syscall.WaitStatus(0)) != nil {
 		t.Error("success is an error")
 	}
@@ -121,7 +99,7 @@ func TestSize(t *testing.T) {
 func TestNotRunning(t *testing.T) {
 	for name, want := range map[string]string{"": "`lx true` starts", "debian": "`lx -d debian true` starts"} {
 		var b bytes.Buffer
-		report(&b, (&services{env: name}).notRunning(env.ErrNotRunning))
+		command.Report(&b, "lx", (&services{env: name}).notRunning(env.ErrNotRunning))
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q: %q", name, b.String())
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/archive"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/store"
@@ -31,7 +32,7 @@ root's inside; links in a directory are copied as links.`,
 			to, toPath, in := inside(args[1])
 			switch {
 			case out == in:
-				return usageError{errors.New("one of source and destination is NAME:/PATH, the other of the host")}
+				return command.Misused(errors.New("one of source and destination is NAME:/PATH, the other of the host"))
 			case out:
 				return copyOut(cmd.Context(), from, fromPath, args[1])
 			}
@@ -114,7 +115,7 @@ func stream(ctx context.Context, name string, args []string, f func(w io.WriteCl
 	case err != nil:
 		return err
 	case ws.Exited() && ws.ExitStatus() == tarFailed:
-		return exitCode(exitFailure) // it has said why
+		return command.Failure // it has said why
 	case ferr != nil:
 		return ferr
 	}

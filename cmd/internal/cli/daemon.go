@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/cmd/internal/daemon"
 	"github.com/lxbridge/lx/core/env"
 )
@@ -32,9 +33,9 @@ func newDaemon() *cobra.Command {
 		Long: `The daemon keeps the list of environments and runs those with enabled services. It
 is started by the first command that needs it. Environments go on without it.`,
 		Example: "  lx daemon status\n  lx daemon logs",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{errors.New("daemon wants start, status, stop or logs")}
+			return command.Misused(errors.New("daemon wants start, status, stop or logs"))
 		},
 	}
 	cmd.AddCommand(daemonStart(), daemonStatus(), daemonStop(), daemonLogs())
@@ -50,7 +51,7 @@ func daemonStart() *cobra.Command {
 enabled: a line "@reboot lx daemon start" in a crontab, or a systemd user unit with
 lingering, does so without a login.`,
 		Example: "  lx daemon start\n  lx daemon start --foreground",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !foreground {
 				_, err := connect(cmd.Context())
@@ -71,7 +72,7 @@ func daemonStatus() *cobra.Command {
 		Use:     "status [--json]",
 		Short:   "Tell whether the daemon runs; exit code 1 where not",
 		Example: "  lx daemon status",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dirs, err := env.UserDirs()
 			if err != nil {
@@ -80,7 +81,7 @@ func daemonStatus() *cobra.Command {
 			d, err := api.Dial(cmd.Context(), dirs)
 			if errors.Is(err, env.ErrNotRunning) {
 				fmt.Fprintln(cmd.OutOrStdout(), "the daemon does not run")
-				return exitCode(exitFailure)
+				return command.Failure
 			}
 			if err != nil {
 				return err
@@ -106,7 +107,7 @@ func daemonStop() *cobra.Command {
 		Use:     "stop",
 		Short:   "End the daemon; environments go on",
 		Example: "  lx daemon stop",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dirs, err := env.UserDirs()
 			if err != nil {
@@ -123,7 +124,7 @@ func daemonLogs() *cobra.Command {
 		Use:     "logs [-f] [--json]",
 		Short:   "Show what the daemon says",
 		Example: "  lx daemon logs -f",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dirs, err := env.UserDirs()
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/feature"
 	"github.com/lxbridge/lx/core/ns"
@@ -96,7 +97,7 @@ func newDoctor() *cobra.Command {
 		Long: `doctor tries what lx needs of the host, and names for each thing that fails the line
 that mends it. It exits with 1 where lx cannot run.`,
 		Example: "  lx doctor\n  lx doctor --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list := examine(thisHost())
 			bad := false
@@ -106,12 +107,12 @@ that mends it. It exits with 1 where lx cannot run.`,
 			var err error
 			switch {
 			case asJSON:
-				err = printJSON(cmd.OutOrStdout(), list)
+				err = command.WriteJSON(cmd.OutOrStdout(), list)
 			case !quiet || bad:
 				err = printFindings(cmd.OutOrStdout(), list, quiet)
 			}
 			if err == nil && bad {
-				return exitCode(exitFailure)
+				return command.Failure
 			}
 			return err
 		},

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 )
 
@@ -24,7 +25,7 @@ func expose(ctx context.Context, d env.Dirs, name, target, dir string) error {
 	}
 	helper, err := exec.LookPath("fusermount3")
 	if err != nil {
-		return withHint(fmt.Errorf("cannot expose a mount: %w", err), "fusermount3 comes with the package fuse3")
+		return command.WithHint(fmt.Errorf("cannot expose a mount: %w", err), "fusermount3 comes with the package fuse3")
 	}
 	fd, err := fusermount(ctx, helper, dir, target)
 	if err != nil {

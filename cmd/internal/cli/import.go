@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/archive"
 	"github.com/lxbridge/lx/core/image"
 	"github.com/lxbridge/lx/core/ns"
@@ -41,7 +42,7 @@ nothing is imported.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bytes, err := parseSize(maxSize)
 			if err != nil {
-				return usageError{fmt.Errorf("--max-size: %w", err)}
+				return command.Misused(fmt.Errorf("--max-size: %w", err))
 			}
 			m, err := ns.ChooseOwn(ns.Kind(idMap))
 			if err != nil {
@@ -65,7 +66,7 @@ func runImport(ctx context.Context, st *store.Store, name, source string, m ns.M
 	defer p.end()
 	src, err := image.Open(ctx, source, p.add)
 	if errors.Is(err, image.ErrSource) {
-		return usageError{err}
+		return command.Misused(err)
 	}
 	if err != nil {
 		return err
@@ -163,7 +164,7 @@ attributes that it was imported with, to FILE or to standard output.`,
 		Example: "  lx export debian debian.tar\n  lx export debian | zstd >debian.tar.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
-				return usageError{errors.New("lx export wants NAME and at most one FILE")}
+				return command.Misused(errors.New("lx export wants NAME and at most one FILE"))
 			}
 			st, err := openStore()
 			if err != nil {
@@ -171,7 +172,7 @@ attributes that it was imported with, to FILE or to standard output.`,
 			}
 			if len(args) == 1 || args[1] == "-" {
 				if term.IsTerminal(1) {
-					return usageError{errors.New("an archive is not for a terminal: name a FILE")}
+					return command.Misused(errors.New("an archive is not for a terminal: name a FILE"))
 				}
 				return exported(st.Export(cmd.Context(), args[0], os.Stdout), args[0])
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/store"
@@ -56,7 +57,7 @@ func newList() *cobra.Command {
 		Use:     "list [--json]",
 		Short:   "List the environments",
 		Example: "  lx list\n  lx list --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, err := connect(cmd.Context())
 			if err != nil {
@@ -67,7 +68,7 @@ func newList() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), list)
+				return command.WriteJSON(cmd.OutOrStdout(), list)
 			}
 			return printList(cmd.OutOrStdout(), list)
 		},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 )
 
@@ -21,7 +22,7 @@ func newLog() *cobra.Command {
 		Use:     "log [-f]",
 		Short:   "Show what lx says of mounts and failures",
 		Example: "  lx log\n  lx log -f",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := environment(name)
 			if err != nil {
@@ -56,7 +57,7 @@ func (t *terminalText) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	_, err := io.WriteString(t.w, printable(string(t.part[:whole])))
+	_, err := io.WriteString(t.w, command.Printable(string(t.part[:whole])))
 	t.part = append(t.part[:0], t.part[whole:]...)
 	return len(p), err
 }

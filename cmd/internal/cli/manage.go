@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/store"
 )
@@ -18,7 +19,7 @@ import (
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usageError{fmt.Errorf("%s wants %s", cmd.CommandPath(), what)}
+			return command.Misused(fmt.Errorf("%s wants %s", cmd.CommandPath(), what))
 		}
 		return nil
 	}
@@ -121,7 +122,7 @@ which it may share with others.`,
 				lines = append(lines, line{name, u})
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), lines)
+				return command.WriteJSON(cmd.OutOrStdout(), lines)
 			}
 			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			_, err = fmt.Fprintln(t, "NAME\tOWN\tSHARED")
@@ -142,7 +143,7 @@ func newShutdown() *cobra.Command {
 		Use:     "shutdown",
 		Short:   "Stop all environments, then the daemon",
 		Example: "  lx shutdown",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dirs, err := env.UserDirs()
 			if err != nil {

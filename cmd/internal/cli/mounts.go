@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/mount"
 )
@@ -41,11 +41,11 @@ well, until "fusermount3 -u DIR" or its unmount inside. It needs fusermount3.`,
 			}
 			if dir != "" {
 				if len(args) != 1 || asJSON {
-					return usageError{errors.New("--expose DIR needs one TARGET")}
+					return command.Misused(errors.New("--expose DIR needs one TARGET"))
 				}
 				return expose(cmd.Context(), dirs, name, args[0], dir)
 			}
-			if err := noArgs(cmd, args); err != nil {
+			if err := command.NoArgs(cmd, args); err != nil {
 				return err
 			}
 			list, err := api.New(dirs, name).Mounts(cmd.Context())
@@ -56,7 +56,7 @@ well, until "fusermount3 -u DIR" or its unmount inside. It needs fusermount3.`,
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), list)
+				return command.WriteJSON(cmd.OutOrStdout(), list)
 			}
 			return printMounts(cmd.OutOrStdout(), list)
 		},
@@ -65,16 +65,6 @@ well, until "fusermount3 -u DIR" or its unmount inside. It needs fusermount3.`,
 	cmd.Flags().StringVar(&dir, "expose", "", "the directory of the host to show TARGET on")
 	addEnv(cmd.Flags(), &name)
 	return cmd
-}
-
-// printJSON prints a list, [] where it is empty.
-func printJSON[T any](w io.Writer, list []T) error {
-	if list == nil {
-		list = []T{}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(list)
 }
 
 func printMounts(w io.Writer, list []mount.Info) error {
@@ -102,17 +92,6 @@ func printMounts(w io.Writer, list []mount.Info) error {
 func plain(s string) string {
 	q := strconv.Quote(s)
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
-}
-
-// printable is text of one or more lines that cannot disturb the terminal: an
-// environment may have a part in it.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || strconv.IsPrint(r) {
-			return r
-		}
-		return '\uFFFD'
-	}, s)
 }
 
 // size is n bytes as ls -h shows them.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/cmd/internal/daemon"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/feature"
@@ -58,7 +59,7 @@ func environment(name string) (string, error) {
 		name = def
 	}
 	if err := store.CheckName(name); err != nil {
-		return "", usageError{err}
+		return "", command.Misused(err)
 	}
 	return name, nil
 }
@@ -84,7 +85,7 @@ func newRun() *cobra.Command {
 		Example: "  lx run mounts --help",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("run needs a COMMAND")}
+				return command.Misused(errors.New("run needs a COMMAND"))
 			}
 			return runSession(cmd.Context(), o, args)
 		},
@@ -107,15 +108,15 @@ func runSession(ctx context.Context, o runOptions, argv []string) error {
 	}
 	switch {
 	case !store.IsHost(name) && (o.asUser || o.fresh || o.privileged):
-		return usageError{fmt.Errorf("--as-user, --new and --privileged are for the host environment, not %s", name)}
+		return command.Misused(fmt.Errorf("--as-user, --new and --privileged are for the host environment, not %s", name))
 	case store.IsHost(name) && o.user != "":
-		return usageError{fmt.Errorf("--user is for imported environments; in %s --as-user runs as yourself", name)}
+		return command.Misused(fmt.Errorf("--user is for imported environments; in %s --as-user runs as yourself", name))
 	}
 	if o.fresh {
 		name = freeName(ctx, dirs, name)
 	}
 	if flag := o.startOnly(); flag != "" && env.Running(ctx, dirs, name) {
-		return usageError{fmt.Errorf("%s counts when an environment starts, and %s runs already: use --new, or `lx stop` before", flag, name)}
+		return command.Misused(fmt.Errorf("%s counts when an environment starts, and %s runs already: use --new, or `lx stop` before", flag, name))
 	}
 	spec := sessionSpec(o, argv, dirs, name)
 	tell := len(argv) == 0 && term.IsTerminal(0) && greet(os.Stderr, dirs, name)
@@ -150,10 +151,10 @@ func attach[T any](ctx context.Context, o runOptions, dirs env.Dirs, name string
 // end it with the login session; all others are the daemon's.
 func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) error {
 	if o.privileged && os.Geteuid() != 0 {
-		return usageError{errors.New("--privileged is for root")}
+		return command.Misused(errors.New("--privileged is for root"))
 	}
 	if err := feature.Check(); err != nil {
-		return usageError{err}
+		return command.Misused(err)
 	}
 	opt := api.StartOptions{Map: ns.Kind(o.idMap), IOUring: o.ioUring, Privileged: o.privileged, Environ: os.Environ()}
 	opt.Home, opt.Shell = env.UserHome()
@@ -173,14 +174,13 @@ func insideOf(name string) error {
 	if os.Getenv(env.EnvironmentVar) != name {
 		return nil
 	}
-	return withHint(fmt.Errorf("environment %s cannot be managed from inside", name),
+	return command.WithHint(fmt.Errorf("environment %s cannot be managed from inside", name),
 		"type it outside of the environment; findmnt -t fuse.lx.cifs lists mounts here")
 }
 
 func asFailure(err error) error {
 	var ee *env.ExitError
-	var ue usageError
-	if errors.As(err, &ee) || errors.As(err, &ue) {
+	if errors.As(err, &ee) || command.IsMisuse(err) {
 		return err
 	}
 	return &env.ExitError{Code: env.ExitFailed, Err: err}
@@ -190,9 +190,9 @@ func asFailure(err error) error {
 func status(ws syscall.WaitStatus) error {
 	switch {
 	case ws.Signaled():
-		return exitCode(128 + int(ws.Signal()))
+		return command.ExitCode(128 + int(ws.Signal()))
 	case ws.ExitStatus() != 0:
-		return exitCode(ws.ExitStatus())
+		return command.ExitCode(ws.ExitStatus())
 	}
 	return nil
 }

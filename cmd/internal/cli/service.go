@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/service/supervisor"
 )
@@ -61,7 +62,7 @@ func (s services) call(ctx context.Context, start bool, r supervisor.Request, ta
 	}
 	var missing supervisor.MissingError
 	if errors.As(err, &missing) {
-		return withHint(err, "`lx service list` shows those of environment "+name)
+		return command.WithHint(err, "`lx service list` shows those of environment "+name)
 	}
 	return err
 }
@@ -100,7 +101,7 @@ func (s services) hold(cmd *cobra.Command, r supervisor.Request) error {
 func (s services) do(cmd *cobra.Command, r supervisor.Request) error {
 	return s.call(cmd.Context(), true, r, func(a supervisor.Answer) error {
 		for _, n := range a.Notes {
-			fmt.Fprintln(cmd.ErrOrStderr(), "lx: note:", printable(n))
+			fmt.Fprintln(cmd.ErrOrStderr(), "lx: note:", command.Printable(n))
 		}
 		if a.Path != "" && a.Error == "" {
 			fmt.Fprintln(cmd.OutOrStdout(), plain(a.Path))
@@ -113,7 +114,7 @@ func (s services) do(cmd *cobra.Command, r supervisor.Request) error {
 func (s services) list(ctx context.Context, r supervisor.Request) (units []supervisor.Status, err error) {
 	err = s.call(ctx, false, r, func(a supervisor.Answer) error {
 		for _, n := range a.Notes {
-			fmt.Fprintln(os.Stderr, "lx: note:", printable(n))
+			fmt.Fprintln(os.Stderr, "lx: note:", command.Printable(n))
 		}
 		units = append(units, a.Units...)
 		return nil
@@ -137,9 +138,9 @@ Unit files are TOML: below ~/.config/lx/services/ENVIRONMENT for the host enviro
   lx service status web; lx service logs -f web`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{fmt.Errorf("%s needs a command", cmd.CommandPath())}
+				return command.Misused(fmt.Errorf("%s needs a command", cmd.CommandPath()))
 			}
-			return usageError{fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])}
+			return command.Misused(fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0]))
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
@@ -157,7 +158,7 @@ Unit files are TOML: below ~/.config/lx/services/ENVIRONMENT for the host enviro
 // needNames refuses a call without names as wrong usage.
 func needNames(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return usageError{fmt.Errorf("%s needs a NAME", cmd.CommandPath())}
+		return command.Misused(fmt.Errorf("%s needs a NAME", cmd.CommandPath()))
 	}
 	return nil
 }
@@ -201,5 +202,5 @@ func (s *services) notRunning(err error) error {
 	if s.env != "" {
 		start = "lx -d " + s.env + " true"
 	}
-	return withHint(err, "`"+start+"` starts it, with its enabled services")
+	return command.WithHint(err, "`"+start+"` starts it, with its enabled services")
 }

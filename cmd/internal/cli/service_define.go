@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/service"
 	"github.com/lxbridge/lx/core/service/supervisor"
 )
@@ -116,7 +117,7 @@ nothing ran is caught up, once.`
 
 func runServiceAdd(cmd *cobra.Command, s services, o addOptions, args []string, timer bool) error {
 	if len(args) == 0 {
-		return usageError{fmt.Errorf("%s needs a NAME", cmd.CommandPath())}
+		return command.Misused(fmt.Errorf("%s needs a NAME", cmd.CommandPath()))
 	}
 	name := args[0]
 	text, err := o.text(name, args[1:], timer)
@@ -136,7 +137,7 @@ func runServiceAdd(cmd *cobra.Command, s services, o addOptions, args []string, 
 func (o addOptions) text(name string, argv []string, timer bool) (string, error) {
 	if o.file != "" {
 		if len(argv) > 0 {
-			return "", usageError{errors.New("--file and a COMMAND: want one of them")}
+			return "", command.Misused(errors.New("--file and a COMMAND: want one of them"))
 		}
 		b, err := os.ReadFile(o.file)
 		if err != nil {
@@ -145,10 +146,10 @@ func (o addOptions) text(name string, argv []string, timer bool) (string, error)
 		return string(b), nil
 	}
 	if len(argv) == 0 {
-		return "", usageError{errors.New("add needs a COMMAND after --")}
+		return "", command.Misused(errors.New("add needs a COMMAND after --"))
 	}
 	if timer && (o.schedule == "") == (o.every == 0) {
-		return "", usageError{errors.New("a timer needs either --schedule or --every")}
+		return "", command.Misused(errors.New("a timer needs either --schedule or --every"))
 	}
 	u := o.unit
 	u.Name, u.Command = name, argv
@@ -170,7 +171,7 @@ func (o addOptions) text(name string, argv []string, timer bool) (string, error)
 	for _, e := range o.env {
 		k, v, ok := strings.Cut(e, "=")
 		if !ok {
-			return "", usageError{fmt.Errorf("--env %q: want NAME=VALUE", e)}
+			return "", command.Misused(fmt.Errorf("--env %q: want NAME=VALUE", e))
 		}
 		if u.Env == nil {
 			u.Env = map[string]string{}
@@ -181,13 +182,13 @@ func (o addOptions) text(name string, argv []string, timer bool) (string, error)
 		u.Sockets = append(u.Sockets, service.Socket{Listen: l, OnDemand: o.onDemand})
 	}
 	if o.onDemand && len(o.listen) == 0 {
-		return "", usageError{errors.New("--on-demand needs --listen")}
+		return "", command.Misused(errors.New("--on-demand needs --listen"))
 	}
 	if o.health != "" {
 		u.Health = &service.Health{Command: service.Command{"/bin/sh", "-c", o.health}}
 	}
 	if err := u.Check(); err != nil {
-		return "", usageError{err}
+		return "", command.Misused(err)
 	}
 	b, err := service.Marshal(u)
 	return string(b), err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/service"
 	"github.com/lxbridge/lx/core/service/journal"
@@ -25,7 +26,7 @@ func newServiceList(s *services, timers bool) *cobra.Command {
 		Use:     "list [--json]",
 		Short:   "List services with their state",
 		Example: "  lx service list\n  lx -d debian service list --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			units, err := s.list(cmd.Context(), supervisor.Request{Verb: supervisor.List})
 			if err != nil {
@@ -38,7 +39,7 @@ func newServiceList(s *services, timers bool) *cobra.Command {
 				return strings.HasPrefix(u.Name, "cron@")
 			})
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), units)
+				return command.WriteJSON(cmd.OutOrStdout(), units)
 			}
 			if timers {
 				return printTimers(cmd.OutOrStdout(), units)
@@ -114,16 +115,16 @@ not exist.`,
 			var missing supervisor.MissingError
 			switch {
 			case errors.As(err, &missing):
-				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", printable(err.Error()))
-				return exitCode(exitNoUnit)
+				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", command.Printable(err.Error()))
+				return command.ExitCode(exitNoUnit)
 			case errors.Is(err, env.ErrNotRunning):
-				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", printable(err.Error()))
-				return exitCode(exitInactive)
+				fmt.Fprintln(cmd.ErrOrStderr(), "lx:", command.Printable(err.Error()))
+				return command.ExitCode(exitInactive)
 			case err != nil:
 				return err
 			}
 			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), units)
+				err = command.WriteJSON(cmd.OutOrStdout(), units)
 			} else {
 				err = s.printStatus(cmd, units)
 			}
@@ -131,7 +132,7 @@ not exist.`,
 				return err
 			}
 			if slices.ContainsFunc(units, func(u supervisor.Status) bool { return u.State != service.Active && !u.Listening }) {
-				return exitCode(exitInactive)
+				return command.ExitCode(exitInactive)
 			}
 			return nil
 		},
@@ -155,7 +156,7 @@ func (s *services) printStatus(cmd *cobra.Command, units []supervisor.Status) er
 		}
 		fmt.Fprintln(w, head)
 		row := func(name, format string, args ...any) {
-			fmt.Fprintf(w, "%10s: %s\n", name, printable(fmt.Sprintf(format, args...)))
+			fmt.Fprintf(w, "%10s: %s\n", name, command.Printable(fmt.Sprintf(format, args...)))
 		}
 		enabled := "not enabled"
 		if u.Enabled {
@@ -225,12 +226,12 @@ func newServiceLogs(s *services) *cobra.Command {
 		ValidArgsFunction: s.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("logs takes one NAME")}
+				return command.Misused(errors.New("logs takes one NAME"))
 			}
 			if since != "" {
 				t, err := parseSince(since, time.Now())
 				if err != nil {
-					return usageError{err}
+					return command.Misused(err)
 				}
 				q.Since = t
 			}
@@ -252,7 +253,7 @@ func newServiceLogs(s *services) *cobra.Command {
 			if err != nil {
 				return s.notRunning(err)
 			}
-			return printJSON(cmd.OutOrStdout(), entries)
+			return command.WriteJSON(cmd.OutOrStdout(), entries)
 		},
 	}
 	cmd.Flags().BoolVarP(&q.Follow, "follow", "f", false, "go on showing what is added")
@@ -286,7 +287,7 @@ func newServiceDoctor(s *services) *cobra.Command {
 		Use:     "doctor",
 		Short:   "Say which services would survive a logout and a reboot, and what is missing",
 		Example: "  lx service doctor",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			units, err := s.list(cmd.Context(), supervisor.Request{Verb: supervisor.List})
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 )
 
@@ -20,7 +21,7 @@ the failure is told. It succeeds where nothing runs.`,
 		Example: "  lx stop\n  lx stop host-2",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usageError{fmt.Errorf("stop takes one environment, not %d", len(args))}
+				return command.Misused(fmt.Errorf("stop takes one environment, not %d", len(args)))
 			}
 			if len(args) == 1 {
 				name = args[0]

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/seccomp"
 )
 
@@ -14,7 +15,7 @@ func newSyscalls() *cobra.Command {
 		Use:     "syscalls [--json|--markdown]",
 		Short:   "Show which system calls lx serves, and why",
 		Example: "  lx syscalls\n  lx syscalls --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch w := cmd.OutOrStdout(); {
 			case asJSON:

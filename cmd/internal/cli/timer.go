@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/service/supervisor"
 )
 
@@ -24,9 +25,9 @@ without a cron daemon; "list" shows their entries. Users' crontabs keep the envi
   lx timer list`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{fmt.Errorf("%s needs a command", cmd.CommandPath())}
+				return command.Misused(fmt.Errorf("%s needs a command", cmd.CommandPath()))
 			}
-			return usageError{fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])}
+			return command.Misused(fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0]))
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}

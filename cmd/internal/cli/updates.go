@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/cmd/internal/daemon"
 	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
@@ -37,7 +38,7 @@ check-updates = false ends the checks of another. Nothing is installed, unless a
 environment's section says auto-update = "security" or "all". zypper counts patches as
 security updates; apk and pacman do not tell which updates those are.`,
 		Example: "  lx -d debian updates\n  lx -d debian updates --check --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := environment(name)
 			if err != nil {

@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lxbridge/lx/cmd/internal/command"
 )
 
 // version is set by the linker (make build).
@@ -16,7 +18,7 @@ func newVersion() *cobra.Command {
 		Use:     "version",
 		Short:   "Show the version",
 		Example: "  lx version",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			revision := ""
 			if bi, ok := debug.ReadBuildInfo(); ok {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 	"github.com/lxbridge/lx/portbroker"
 )
@@ -24,14 +25,14 @@ who is in the way. Without ADDRESS it is the wildcard of both families. Where it
 on options of a holder that the kernel does not tell, the kernel itself is asked, by a
 bind that is undone at once. Exit code 1: it would not succeed.`,
 		Example: "  lxnet check 8080\n  lxnet check 127.0.0.1:8080 --reuseaddr\n  lxnet check udp/[::1]:53 --json",
-		Args:    oneArg("ADDRESS:PORT"),
+		Args:    command.OneArg("ADDRESS:PORT"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			p, addr, number, err := portbroker.ParseEndpoint(args[0])
 			if err == nil && number == 0 {
 				err = errors.New("port 0 is any free port: there is nothing to check")
 			}
 			if err != nil {
-				return usageError{err}
+				return command.Misused(err)
 			}
 			host, err := portbroker.ThisHost()
 			if err != nil {
@@ -50,13 +51,13 @@ bind that is undone at once. Exit code 1: it would not succeed.`,
 				}
 			}
 			if asJSON {
-				err = printJSON(t.out, v)
+				err = command.WriteJSON(t.out, v)
 			} else {
 				err = t.printVerdict(args[0], v)
 				t.unseen(s)
 			}
 			if err == nil && v.Errno != 0 {
-				err = exitCode(exitFailure)
+				err = command.Failure
 			}
 			return err
 		},

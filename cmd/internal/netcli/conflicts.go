@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 )
 
@@ -16,7 +17,7 @@ func newConflicts(t term) *cobra.Command {
 		Long: `conflicts lists pairs of different programs that share a port, with who gets what.
 Exit code 1: there are some.`,
 		Example: "  lxnet conflicts\n  lxnet conflicts --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, err := read(netns.Query{})
 			if err != nil {
@@ -24,7 +25,7 @@ Exit code 1: there are some.`,
 			}
 			v := (&selection{}).view(s)
 			if asJSON {
-				err = printJSON(t.out, v.Shadows)
+				err = command.WriteJSON(t.out, v.Shadows)
 			} else {
 				width, _ := screen(t.out)
 				for _, line := range shadowLines(v.Shadows, width, coloured(t.out)) {
@@ -35,7 +36,7 @@ Exit code 1: there are some.`,
 				t.unseen(s)
 			}
 			if err == nil && len(v.Shadows) > 0 {
-				err = exitCode(exitFailure)
+				err = command.Failure
 			}
 			return err
 		},

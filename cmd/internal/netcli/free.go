@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 )
 
@@ -26,7 +27,7 @@ func newFree(t term) *cobra.Command {
 free. With --force those that are still there after the timeout are killed. Exit code 1:
 the port is not free.`,
 		Example: "  lxnet free 8080\n  lxnet free udp/5353 --yes",
-		Args:    oneArg("PORT"),
+		Args:    command.OneArg("PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := parsePort(args[0])
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/portbroker"
 )
@@ -24,7 +25,7 @@ func newHistory(t term) *cobra.Command {
 		Long: `history lists the binds and listens of programs in your environments, the latest last,
 with what the kernel answered and, where it refused, who was in the way at that time.`,
 		Example: "  lxnet history\n  lxnet history --failed --env debian\n  lxnet history --port 8080 --json",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			var p port
 			if portText != "" {
@@ -48,7 +49,7 @@ with what the kernel answered and, where it refused, who was in the way at that 
 				all = all[max(0, len(all)-last):]
 			}
 			if asJSON {
-				return printJSON(t.out, all)
+				return command.WriteJSON(t.out, all)
 			}
 			return t.printHistory(all)
 		},

@@ -1,14 +1,11 @@
 package netcli
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -17,25 +14,6 @@ import (
 
 	"github.com/lxbridge/lx/netns"
 )
-
-func TestReport(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		code int
-		text string
-	}{
-		{nil, 0, ""},
-		{exitCode(1), 1, ""},
-		{errors.New("boom"), 1, "lxnet: boom\n"},
-		{usageError{errors.New("what?")}, 2, "lxnet: what?\nTry 'lxnet --help'.\n"},
-		{fmt.Errorf("write: %w", syscall.EPIPE), 1, ""},
-	} {
-		var b bytes.Buffer
-		if code := report(&b, c.err); code != c.code || b.String() != c.text {
-			t.Errorf("%v: %d %q", c.err, code, b.String())
-		}
-	}
-}
 
 func TestTable(t *testing.T) {
 	tb := &table{columns: []column{{title: "A"}, {title: "N", right: true}, {title: "LONG", flexible: true}}}

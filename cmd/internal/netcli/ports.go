@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 	"github.com/lxbridge/lx/portbroker"
 )
@@ -47,7 +48,7 @@ func (o *selection) query() (netns.Query, error) {
 		q.Protocols = append(q.Protocols, netns.UDP, netns.UDPLite)
 	}
 	if o.listening && o.all {
-		return q, usageError{fmt.Errorf("-l and -a exclude each other")}
+		return q, command.Misused(fmt.Errorf("-l and -a exclude each other"))
 	}
 	return q, nil
 }
@@ -126,7 +127,7 @@ func newPorts(t term) *cobra.Command {
 those that listen, receive, or are bound. Pairs of different programs that share a
 port come first, with who gets what. With --watch it goes on with what changes.`,
 		Example: "  lxnet ports\n  lxnet ports -t -l\n  lxnet ports --env debian --json\n  lxnet ports --port 8080 --watch",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q, err := o.query()
 			if err != nil {
@@ -141,7 +142,7 @@ port come first, with who gets what. With --watch it goes on with what changes.`
 			}
 			v := o.view(s)
 			if asJSON {
-				return printJSON(t.out, v)
+				return command.WriteJSON(t.out, v)
 			}
 			return t.printView(v, o.all)
 		},

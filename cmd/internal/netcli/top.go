@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	xterm "golang.org/x/term"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 )
 
@@ -24,7 +25,7 @@ func newTop(t term) *cobra.Command {
 		Short:   "Show ports and what changes, full screen",
 		Long:    "top shows what ports lists, kept up to date, above the latest changes. q ends it; up and down, page up and page down scroll.",
 		Example: "  lxnet top\n  lxnet top -t --env debian",
-		Args:    noArgs,
+		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q, err := o.query()
 			if err != nil {

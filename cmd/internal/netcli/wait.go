@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 )
 
@@ -21,7 +22,7 @@ func newWait(t term) *cobra.Command {
 		Long: `wait returns when somebody listens on PORT (UDP: receives), or with --free when nobody
 holds it. Exit code 1: not within the timeout.`,
 		Example: "  lxnet wait 8080 --timeout 30s && curl localhost:8080\n  lxnet wait --free tcp/5432",
-		Args:    oneArg("PORT"),
+		Args:    command.OneArg("PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := parsePort(args[0])
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
 )
 
@@ -27,7 +28,7 @@ func newWho(t term) *cobra.Command {
 environment or container, since when, and what it takes to free the port. Exit code 1:
 nobody has it.`,
 		Example: "  lxnet who 8080\n  lxnet who udp/53 --json",
-		Args:    oneArg("PORT"),
+		Args:    command.OneArg("PORT"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			p, err := parsePort(args[0])
 			if err != nil {
@@ -42,12 +43,12 @@ nobody has it.`,
 				all = append(all, describe(e))
 			}
 			if asJSON {
-				err = printJSON(t.out, all)
+				err = command.WriteJSON(t.out, all)
 			} else {
 				err = t.printHoldings(s, p, all)
 			}
 			if err == nil && len(all) == 0 {
-				err = exitCode(exitFailure)
+				err = command.Failure
 			}
 			return err
 		},
