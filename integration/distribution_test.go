@@ -11,27 +11,44 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-var building sync.Mutex
+// openCache is the directory of what tests fetch once (LX_TEST_CACHE, else in
+// the build folder), closed to all others until done is called.
+func openCache() (dir string, done func(), err error) {
+	dir = os.Getenv("LX_TEST_CACHE")
+	if dir == "" {
+		dir = filepath.Join("..", "build", "cache")
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		lock.Close()
+		return "", nil, err
+	}
+	return dir, func() { lock.Close() }, nil
+}
 
 // debian is an archive of a release's minimal root file system, which is made
 // once, by root, and kept in LX_TEST_CACHE.
 func debian(t testing.TB, release string) string {
 	t.Helper()
-	building.Lock()
-	defer building.Unlock()
-	cache := os.Getenv("LX_TEST_CACHE")
-	if cache == "" {
-		cache = filepath.Join("..", "build", "cache")
-	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	file, err := filepath.Abs(filepath.Join(cache, "debian-"+release+".tar"))
+	cache, done, err := openCache()
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer done()
+	file := filepath.Join(cache, "debian-"+release+".tar")
 	if _, err := os.Stat(file); err == nil {
 		return file
 	}

@@ -21,18 +21,15 @@ func newMount(t testing.TB) string {
 	return filepath.Join(dir, "mount-2.41")
 }
 
-// utilLinux fetches the packages once, unpacks them into a cache
-// (LX_TEST_CACHE, else the build folder) and makes commands of them in a
-// directory that every user can reach.
+// utilLinux fetches the packages once, unpacks them into the cache and makes
+// commands of them in a directory that every user can reach.
 var utilLinux = sync.OnceValues(func() (string, error) {
-	cache := os.Getenv("LX_TEST_CACHE")
-	if cache == "" {
-		cache = "../build/cache"
-	}
-	root, err := filepath.Abs(filepath.Join(cache, "util-linux-trixie"))
+	cache, done, err := openCache()
 	if err != nil {
 		return "", err
 	}
+	defer done()
+	root := filepath.Join(cache, "util-linux-trixie")
 	if _, err := os.Stat(filepath.Join(root, "usr/bin/mount")); err != nil {
 		if err := fetchUtilLinux(root); err != nil {
 			return "", fmt.Errorf("cannot fetch util-linux 2.41 (it lies in Debian 13's package mount): %w", err)
