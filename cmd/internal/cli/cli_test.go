@@ -99,7 +99,7 @@ func TestSize(t *testing.T) {
 func TestNotRunning(t *testing.T) {
 	for name, want := range map[string]string{"": "`lx true` starts", "debian": "`lx -d debian true` starts"} {
 		var b bytes.Buffer
-		report(&b, (&services{env: name}).notRunning(env.ErrNotRunning))
+		command.Report(&b, "lx", (&services{env: name}).notRunning(env.ErrNotRunning))
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q: %q", name, b.String())
 		}
