@@ -18,7 +18,7 @@ func TestMountErrors(t *testing.T) {
 	s.put("hello", "hello\n")
 	hold := w.hold()
 	dir, file := w.mkdir("mnt"), w.write("home/file", "")
-	refused := refusedPort(t)
+	refused := freePort(t)
 	wrong := w.write("wrong", "username=lx\npassword=not this\n")
 	none := w.write("none", "username=lx\n")
 	source := s.source("data", "")
@@ -72,19 +72,6 @@ func TestMountErrors(t *testing.T) {
 		t.Error("the log shows a password")
 	}
 	hold.in.Close()
-}
-
-// refusedPort is one that nobody listens on.
-func refusedPort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // silentServer accepts connections and says nothing.

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lxbridge/lx/integration/freeport"
 )
 
 // Name of the realm.
@@ -35,13 +37,11 @@ func New(t testing.TB) *Realm {
 	t.Helper()
 	dir := t.TempDir()
 	r := &Realm{Config: filepath.Join(dir, "krb5.conf"), dir: dir}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.One()
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
-	replace := strings.NewReplacer("DIR", dir, "PORT", port, "REALM", Name)
+	replace := strings.NewReplacer("DIR", dir, "PORT", strconv.Itoa(port), "REALM", Name)
 	for name, text := range map[string]string{"krb5.conf": clientConfig, "kdc.conf": serverConfig} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(replace.Replace(text)), 0o644); err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func New(t testing.TB) *Realm {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(20 * time.Second); ; <-tick.C {
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
 			c.Close()
 			return r

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/lxbridge/lx/integration/freeport"
 )
 
 // Lab is a guest that runs. It ends with the test.
@@ -34,17 +36,20 @@ func Boot(t testing.TB, forwards ...int) (l *Lab, addrs []string) {
 	if _, err := exec.LookPath(l.program); err != nil {
 		t.Fatalf("LX_LAB=%s is not the folder of a lab: %v", folder, err)
 	}
-	ports := freePorts(t, 2+len(forwards))
+	port, err := freeport.Row(2 + len(forwards)) // the lab wants its second beside its first
+	if err != nil {
+		t.Fatal(err)
+	}
 	fwd := ""
 	for i, guest := range forwards {
-		fwd += fmt.Sprintf("%d=%d ", ports[2+i], guest)
-		addrs = append(addrs, net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[2+i])))
+		fwd += fmt.Sprintf("%d=%d ", port+2+i, guest)
+		addrs = append(addrs, net.JoinHostPort("127.0.0.1", strconv.Itoa(port+2+i)))
 	}
 	// The first run builds the lab's network.
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, l.program, "start", l.dir)
-	c.Env = append(os.Environ(), fmt.Sprintf("PORT=%d", ports[0]), "FWD="+fwd)
+	c.Env = append(os.Environ(), fmt.Sprintf("PORT=%d", port), "FWD="+fwd)
 	t.Cleanup(func() {
 		if out, err := exec.Command(l.program, "stop", l.dir).CombinedOutput(); err != nil {
 			t.Errorf("cannot stop the lab: %v\n%s", err, out)
@@ -62,36 +67,6 @@ func Boot(t testing.TB, forwards ...int) (l *Lab, addrs []string) {
 		t.Fatalf("cannot boot the lab: %v\n%s", err, out)
 	}
 	return l, addrs
-}
-
-// freePorts are n ports of loopback in a row: the lab wants its second beside
-// its first.
-func freePorts(t testing.TB, n int) []int {
-	t.Helper()
-	for range 100 {
-		first, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held := []net.Listener{first}
-		ports := []int{first.Addr().(*net.TCPAddr).Port}
-		for len(ports) < n {
-			next, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]+len(ports))))
-			if err != nil {
-				break
-			}
-			held = append(held, next)
-			ports = append(ports, ports[0]+len(ports))
-		}
-		for _, l := range held {
-			l.Close()
-		}
-		if len(ports) == n {
-			return ports
-		}
-	}
-	t.Fatal("there are no free ports in a row")
-	return nil
 }
 
 // Run runs a shell's commands in the guest, as its root, and answers what they print.

@@ -25,6 +25,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lxbridge/lx/integration/freeport"
 )
 
 // Options of a server. The zero value is good.
@@ -200,15 +202,9 @@ func (s *Server) ports() error {
 		s.Port, s.MountPort, s.NLMPort = 2049, 20048, 20049
 		return nil
 	}
-	for _, p := range []*int{&s.Port, &s.MountPort, &s.NLMPort} {
-		l, err := net.Listen("tcp", net.JoinHostPort(s.Host, "0"))
-		if err != nil {
-			return err
-		}
-		defer l.Close() // none is given twice
-		*p = l.Addr().(*net.TCPAddr).Port
-	}
-	return nil
+	first, err := freeport.Row(3)
+	s.Port, s.MountPort, s.NLMPort = first, first+1, first+2
+	return err
 }
 
 // config is ganesha.conf(5). Lines that are given twice hold as given last.

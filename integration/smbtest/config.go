@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"unicode/utf16"
 
 	"golang.org/x/crypto/md4" //lint:ignore SA1019 the hash that NTLM prescribes
+
+	"github.com/lxbridge/lx/integration/freeport"
 )
 
 // prepare makes directories, configuration and password file, finds the
@@ -39,12 +40,7 @@ func (s *Server) prepare() error {
 	if err := s.program(); err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(s.Host, "0"))
-	if err != nil {
-		return err
-	}
-	s.Port = l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
+	if s.Port, err = freeport.One(); err != nil {
 		return err
 	}
 	files := map[string]string{
