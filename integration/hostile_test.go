@@ -134,33 +134,36 @@ func TestHostileServer(t *testing.T) {
 	s.put("dir/file", strings.Repeat("content\n", 20_000))
 	hold := w.hold()
 	broker := w.broker()
-	for name, spoil := range spoilings {
-		t.Run(name, func(t *testing.T) {
-			s := s.in(t)
-			w := s.w
-			p := newSpoiler(t, s)
-			dir := w.mkdir(strings.ReplaceAll(name, " ", "-"))
-			cmd := fmt.Sprintf("mount -i -t cifs %s %s -o port=%d,credentials=%s,echo_interval=1,soft,actimeo=0", s.source("data", ""), dir, p.port(), s.credentials)
-			// From the first word on.
-			p.set(nowAndThen(2, spoil))
-			if r := w.within(40*time.Second, "sh", "-c", "timeout -s INT -k 5 6 "+cmd); r.code == 137 {
-				t.Errorf("mount cannot be interrupted: %v", r)
-			}
-			p.set(nil)
-			w.must("umount " + dir + " 2>/dev/null || true; " + cmd)
-			p.set(nowAndThen(5, spoil))
-			script := "cd " + dir + ` || exit 0
+	t.Run("spoilt", func(t *testing.T) {
+		for name, spoil := range spoilings {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel() // they wait
+				s := s.in(t)
+				w := s.w
+				p := newSpoiler(t, s)
+				dir := w.mkdir(strings.ReplaceAll(name, " ", "-"))
+				cmd := fmt.Sprintf("mount -i -t cifs %s %s -o port=%d,credentials=%s,echo_interval=1,soft,actimeo=0", s.source("data", ""), dir, p.port(), s.credentials)
+				// From the first word on.
+				p.set(nowAndThen(2, spoil))
+				if r := w.within(40*time.Second, "sh", "-c", "timeout -s INT -k 5 6 "+cmd); r.code == 137 {
+					t.Errorf("mount cannot be interrupted: %v", r)
+				}
+				p.set(nil)
+				w.must("umount " + dir + " 2>/dev/null || true; " + cmd)
+				p.set(nowAndThen(5, spoil))
+				script := "cd " + dir + ` || exit 0
 t() { timeout -s INT -k 3 1 "$@" >/dev/null 2>&1; [ $? = 137 ] && echo stuck: "$@"; }
 for i in 1; do t ls -lR .; t cat dir/file; t cp /bin/true new; t mkdir d; t mv new d/x; t rm -r d new; t stat -f .; t sync -f .; done; true`
-			if r := w.within(50*time.Second, "sh", "-c", script); r.code != 0 || r.out != "" {
-				t.Errorf("%v", r)
-			}
-			p.set(nil)
-			if r := w.within(20*time.Second, "sh", "-c", "umount "+dir+" || umount -f -l "+dir); r.code != 0 {
-				t.Error(r)
-			}
-		})
-	}
+				if r := w.within(50*time.Second, "sh", "-c", script); r.code != 0 || r.out != "" {
+					t.Errorf("%v", r)
+				}
+				p.set(nil)
+				if r := w.within(20*time.Second, "sh", "-c", "umount "+dir+" || umount -f -l "+dir); r.code != 0 {
+					t.Error(r)
+				}
+			})
+		}
+	})
 	same(t, "broker", w.broker(), broker)
 	if log := w.log(); strings.Contains(log, "panic") {
 		t.Errorf("the broker broke down:\n%s", tail(log, 60))
