@@ -228,9 +228,10 @@ func TestSingleID(t *testing.T) {
 		"setuid":    {"setpriv --reuid 77 --regid 77 --clear-groups id -u", "0\n"},
 		"tar": {`mkdir t; echo one > t/one; tar cf t.tar --owner=nobody:65534 --group=tty:5 t; rm -r t
 			tar xpf t.tar --same-owner; cat t/one; stat -c %u:%g t/one`, "one\n0:0\n"},
-		"cp -a":   {"mkdir c; echo y > c/y; chmod 640 c/y; cp -a c c2; stat -c '%a %u' c2/y", "640 0\n"},
-		"refusal": {"chown 1:1 missing 2>&1 || echo refused", "chown: cannot access 'missing': No such file or directory\nrefused\n"},
-		"inner":   {"unshare -U chown 5:5 a 2>/dev/null || echo 'the kernel knows other maps'", "the kernel knows other maps\n"},
+		"cp -a":     {"mkdir c; echo y > c/y; chmod 640 c/y; cp -a c c2; stat -c '%a %u' c2/y", "640 0\n"},
+		"refusal":   {"chown 1:1 missing 2>&1 || echo refused", "chown: cannot access 'missing': No such file or directory\nrefused\n"},
+		"inner ids": {"unshare --map-user=7 setpriv --reuid 77 id -u", "7\n"},
+		"inner":     {"unshare -U chown 5:5 a 2>/dev/null || echo 'the kernel knows other maps'", "the kernel knows other maps\n"},
 	} {
 		if name == "inner" {
 			c.script = "touch a; " + c.script

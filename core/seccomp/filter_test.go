@@ -98,10 +98,11 @@ var allOptions = []Options{
 	{Features: []string{FeatureMount}},
 	{Features: []string{FeatureIDs}},
 	{Features: []string{FeatureMount, FeatureIDs}},
+	{Features: []string{FeatureMount, FeatureIDs, FeaturePorts}},
 }
 
 // interesting are argument values near what the table compares.
-var interesting = []uint64{0, 1, 0xffff, 0x10000, 0xffffffff, 0xffffffffffffffff, 1 << 32, 1000,
+var interesting = []uint64{0, 1, SocketcallBind, SocketcallListen, 12, 16, 0xffff, 0x10000, 0xffffffff, 0xffffffffffffffff, 1 << 32, 1000,
 	unix.MS_REMOUNT, unix.MS_BIND, unix.MS_MOVE, unix.MS_SHARED, unix.MS_PRIVATE, unix.MS_SLAVE, unix.MS_UNBINDABLE,
 	unix.MS_REMOUNT | unix.MS_BIND, unix.MS_REMOUNT | unix.MS_SHARED, unix.MS_MGC_VAL, unix.MS_MGC_VAL | unix.MS_BIND,
 	unix.MS_MGC_VAL | unix.MS_REMOUNT, unix.MNT_DETACH | unix.MNT_FORCE,

@@ -127,7 +127,10 @@ var table = []Row{
 	node("mknod", Numbers{133, 14, -1, 14}, 1),
 	node("mknodat", Numbers{259, 297, 33, 324}, 2),
 
-	{Name: "bind", NR: Numbers{49, 361, 200, 282}, NR16: absent, Feature: FeaturePorts, Does: doesPorts, Why: whyPorts},
+	{Name: "bind", NR: Numbers{49, 361, 200, 282}, NR16: absent, Feature: FeaturePorts,
+		// Each getaddrinfo(3) of glibc binds a netlink socket.
+		When: [][]Test{{{Arg: 2, Mask: ^uint32(unix.SizeofSockaddrInet4 - 1), Val: 0, Not: true}}},
+		Only: "addresses as long as INET's, so not netlink's", Does: doesPorts, Why: whyPorts},
 	{Name: "listen", NR: Numbers{50, 363, 201, 284}, NR16: absent, Feature: FeaturePorts, Does: doesPorts, Why: whyPorts},
 	{Name: "socketcall", NR: Numbers{-1, 102, -1, -1}, NR16: absent, Feature: FeaturePorts,
 		When: [][]Test{{{Arg: 0, Mask: ^uint32(0), Val: SocketcallBind}}, {{Arg: 0, Mask: ^uint32(0), Val: SocketcallListen}}},

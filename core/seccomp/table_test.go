@@ -156,6 +156,10 @@ func TestCatches(t *testing.T) {
 		{"mknod", false, [6]uint64{1: unix.S_IFIFO | 0o644}, false},
 		{"mknod", false, [6]uint64{1: unix.S_IFCHR, 2: 0}, false},
 		{"mknod", false, [6]uint64{1: unix.S_IFCHR | 0o600, 2: 0x501}, true},
+		{"bind", false, [6]uint64{2: unix.SizeofSockaddrInet4}, true},
+		{"bind", false, [6]uint64{2: unix.SizeofSockaddrInet6}, true},
+		{"bind", false, [6]uint64{2: unix.SizeofSockaddrNetlink}, false},
+		{"bind", false, [6]uint64{2: minusOne}, true},
 		{"mknodat", false, [6]uint64{2: unix.S_IFBLK | 0o600, 3: 0}, true},
 	} {
 		r, ok := Lookup(tt.name)
