@@ -53,9 +53,10 @@ type Ledger struct {
 	done    sync.WaitGroup
 
 	// Of the writer alone.
-	f    *os.File
-	size int64
-	err  error // the first that was told
+	f     *os.File
+	size  int64
+	lines bytes.Buffer // what is to be written
+	err   error        // the first that was told
 	// The thread that was last asked for, and its process.
 	asked   int
 	askedAt time.Time
@@ -65,7 +66,8 @@ type Ledger struct {
 
 const (
 	ledgerLimit = 1 << 20 // bytes; there are two files at most
-	ledgerQueue = 4096    // records that wait to be written
+	ledgerPiece = 64 << 10
+	ledgerQueue = 4096 // records that wait to be written
 	// gather is how long the writer sleeps between looks, for to wake it costs
 	// a bind more than all the rest.
 	gather = 5 * time.Millisecond
@@ -114,7 +116,7 @@ func (l *Ledger) close() error {
 func (l *Ledger) write() {
 	reader := netns.NewReader()
 	defer reader.Close()
-	var line bytes.Buffer
+	lines := json.NewEncoder(&l.lines)
 	for r := range l.records {
 		if n := l.lost.Swap(0); n > 0 {
 			l.log.Warn("the ledger of ports could not keep up", "records", n)
@@ -125,24 +127,32 @@ func (l *Ledger) write() {
 		if r.Error != "" {
 			l.explain(reader, &r)
 		}
-		line.Reset()
-		err := json.NewEncoder(&line).Encode(r)
-		if err == nil && l.size+int64(line.Len()) > ledgerLimit {
-			err = l.rotate()
-		}
-		if err == nil {
-			var n int
-			n, err = l.f.Write(line.Bytes())
-			l.size += int64(n)
+		err := lines.Encode(r)
+		last := len(l.records) == 0
+		if last || l.lines.Len() >= ledgerPiece {
+			err = errors.Join(err, l.flush())
 		}
 		if err != nil && l.err == nil {
 			l.err = fmt.Errorf("cannot write the ledger of ports: %w", err)
 			l.log.Error("ports", "err", l.err)
 		}
-		if len(l.records) == 0 {
+		if last {
 			time.Sleep(gather)
 		}
 	}
+}
+
+// flush writes the lines that were gathered.
+func (l *Ledger) flush() error {
+	defer l.lines.Reset()
+	if l.size+int64(l.lines.Len()) > ledgerLimit {
+		if err := l.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := l.f.Write(l.lines.Bytes())
+	l.size += int64(n)
+	return err
 }
 
 // identify asks for the caller of a call, once a second if it calls often.

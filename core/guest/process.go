@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -14,12 +15,23 @@ import (
 // GetFD makes our own descriptor (close-on-exec, the caller's to close) of
 // the thread's fd: EBADF when it has none (pidfd_getfd(2)).
 func (t Thread) GetFD(fd int) (int, error) {
-	pidfd, err := t.pidfd()
+	if pidfd, ok := pidfds.take(t.TID); ok {
+		if ours, err := unix.PidfdGetfd(pidfd, fd, 0); err == nil {
+			pidfds.put(t.TID, pidfd)
+			return ours, nil
+		}
+		unix.Close(pidfd) // perhaps of a dead thread that had the number
+	}
+	pidfd, ofThread, err := t.pidfd()
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(pidfd)
 	ours, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil || !ofThread {
+		unix.Close(pidfd)
+	} else {
+		pidfds.put(t.TID, pidfd)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("cannot take descriptor %d of the caller: %w", fd, err)
 	}
@@ -28,16 +40,55 @@ func (t Thread) GetFD(fd int) (int, error) {
 
 // pidfd names the thread itself where the kernel can; else its process, whose
 // descriptors the thread shares unless it was made otherwise (CLONE_FILES).
-func (t Thread) pidfd() (int, error) {
+func (t Thread) pidfd() (fd int, ofThread bool, err error) {
 	if !feature.Missing(feature.PidfdThread) {
 		fd, err := unix.PidfdOpen(t.TID, unix.PIDFD_THREAD)
 		if err == nil {
-			return fd, nil
+			return fd, true, nil
 		} else if !errors.Is(err, unix.EINVAL) {
-			return -1, fmt.Errorf("cannot open thread %d: %w", t.TID, err)
+			return -1, false, fmt.Errorf("cannot open thread %d: %w", t.TID, err)
 		}
 	}
-	return t.processFD(0)
+	fd, err = t.processFD(0)
+	return fd, false, err
+}
+
+// keptPidfds are those of threads that called last: to make one costs more than
+// what it is made for. It names its thread for ever: once that is gone the
+// answer is ESRCH, whoever has its number then. One of a process is not kept,
+// for the process may outlive the thread.
+type keptPidfds struct {
+	mu   sync.Mutex  // guards idle
+	idle map[int]int // by thread; none is in use
+}
+
+const maxKept = 64
+
+var pidfds = keptPidfds{idle: map[int]int{}}
+
+// take hands the thread's pidfd over to the caller.
+func (k *keptPidfds) take(tid int) (fd int, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fd, ok = k.idle[tid]
+	delete(k.idle, tid)
+	return fd, ok
+}
+
+// put takes it back, for which another may have to go.
+func (k *keptPidfds) put(tid, fd int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.idle) >= maxKept {
+		for _, old := range k.idle {
+			unix.Close(old)
+		}
+		clear(k.idle)
+	}
+	if old, ok := k.idle[tid]; ok { // a call of it was served meanwhile
+		unix.Close(old)
+	}
+	k.idle[tid] = fd
 }
 
 func (t Thread) processFD(flags int) (int, error) {
