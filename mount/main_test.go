@@ -2,33 +2,28 @@ package mount
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/ns/nstest"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/core/seccomp/seccomptest"
 	"github.com/lxbridge/lx/integration/smbtest"
 )
 
-const (
-	inU1     = "LX_MOUNTTEST_U1"
-	shareEnv = "LX_MOUNTTEST_SHARE"
-)
+const shareEnv = "LX_MOUNTTEST_SHARE"
 
 // TestMain runs the tests as a broker would be: as root of a user namespace
 // (U1) with a mount namespace. Guests are made in a namespace below it (U2).
 func TestMain(m *testing.M) {
-	if os.Getenv(inU1) != "" {
+	if nstest.IsInside() {
 		seccomptest.Main(m, map[string]seccomptest.Program{"sh": shell, "api": newAPI})
 	}
 	// A server cannot be started as root of a user namespace.
@@ -37,35 +32,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	code := below(share)
+	code := nstest.Main(unix.CLONE_NEWNS, 1, fmt.Sprintf("%s=%d,%s,%s", shareEnv, share.Port, share.User, share.Password))
 	if err := share.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
-}
-
-// below runs the tests in U1 and answers their exit code.
-func below(share *smbtest.Server) int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inU1+"=1", fmt.Sprintf("%s=%d,%s,%s", shareEnv, share.Port, share.User, share.Password))
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	var exit *exec.ExitError
-	switch err := cmd.Run(); {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return max(exit.ExitCode(), 1)
-	default:
-		fmt.Fprintln(os.Stderr, "cannot test in a user namespace:", err)
-		return 1
-	}
 }
 
 // login is how guests reach the share: its port, user and password.

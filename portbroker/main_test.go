@@ -14,12 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/ns/nstest"
 	"github.com/lxbridge/lx/core/seccomp/seccomptest"
 	"github.com/lxbridge/lx/netns"
 )
-
-// insideVar marks the process that runs the tests in namespaces of their own.
-const insideVar = "PORTBROKER_TEST_INSIDE"
 
 // otherUser is somebody else's id, where the map has it.
 const otherUser = 1
@@ -27,40 +25,14 @@ const otherUser = 1
 // TestMain runs the tests as root of a user and a network namespace, so that
 // every port is free and every call is the tests' own.
 func TestMain(m *testing.M) {
-	code, err := 0, error(nil)
-	if os.Getenv(insideVar) == "" {
-		code, err = outside()
-	} else if err = setUp(); err == nil {
-		seccomptest.Main(m, programs) // a guest is inside as well
+	if !nstest.IsInside() {
+		os.Exit(nstest.Main(unix.CLONE_NEWNET, 65536))
 	}
-	if err != nil {
+	if err := setUp(); err != nil {
 		fmt.Fprintln(os.Stderr, "portbroker:", err)
-		code = 1
+		os.Exit(1)
 	}
-	os.Exit(code)
-}
-
-func outside() (int, error) {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	size := 1
-	if os.Getuid() == 0 {
-		size = 65536
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:                 unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings:                []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: size}},
-		GidMappings:                []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: size}},
-		GidMappingsEnableSetgroups: os.Getuid() == 0,
-		Pdeathsig:                  unix.SIGKILL,
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode(), nil
-	}
-	return 0, err
+	seccomptest.Main(m, programs) // a guest is inside as well
 }
 
 // setUp gives the namespace two loopback addresses of each family and two devices.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/core/fuse"
+	"github.com/lxbridge/lx/core/ns/nstest"
 	"github.com/lxbridge/lx/mount/memvol"
 	"github.com/lxbridge/lx/mount/volume"
 )
@@ -22,44 +23,22 @@ import (
 // The tests mount, so they run in a user and mount namespace of their own; what
 // they mount is served by a process of its own, as it is in life.
 const (
-	roleVar = "LX_SERVE_TEST_ROLE" // "test", or the variant that a server serves
+	roleVar = "LX_SERVE_TEST_ROLE" // the variant that a server serves
 	dirVar  = "LX_SERVE_TEST_DIR"
 )
 
 func TestMain(m *testing.M) {
-	switch role := os.Getenv(roleVar); role {
-	case "test":
+	if !nstest.IsInside() {
+		os.Exit(nstest.Main(unix.CLONE_NEWNS, 1))
+	}
+	role := os.Getenv(roleVar)
+	if role == "" {
 		os.Exit(m.Run())
-	case "":
-		os.Exit(inNamespace())
-	default:
-		if err := serveVariant(variants[role], os.Getenv(dirVar)); err != nil {
-			fmt.Fprintln(os.Stderr, "server:", err)
-			os.Exit(1)
-		}
 	}
-}
-
-func inNamespace() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), roleVar+"=test")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
+	if err := serveVariant(variants[role], os.Getenv(dirVar)); err != nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(1)
 	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit.ExitCode()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "cannot run the tests in a user namespace:", err)
-		return 1
-	}
-	return 0
 }
 
 // variant is a volume and how it is served.

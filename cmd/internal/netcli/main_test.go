@@ -2,7 +2,6 @@ package netcli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,45 +12,20 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/ns/nstest"
 )
 
-// insideVar marks processes in the tests' own network namespace, where every
-// port is free.
-const insideVar = "NETCLI_TEST_INSIDE"
-
+// The tests have a network namespace of their own, where every port is free.
 func TestMain(m *testing.M) {
-	if os.Getenv(insideVar) != "" {
-		testscript.Main(m, map[string]func(){
-			"lxnet":  func() { os.Exit(Main(os.Args[1:])) },
-			"listen": listen,
-			"second": listen,
-		})
-		return
+	if !nstest.IsInside() {
+		os.Exit(nstest.Main(unix.CLONE_NEWNET, 1))
 	}
-	code, err := outside()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "netcli:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func outside() (int, error) {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   unix.SIGKILL,
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode(), nil
-	}
-	return 0, err
+	testscript.Main(m, map[string]func(){
+		"lxnet":  func() { os.Exit(Main(os.Args[1:])) },
+		"listen": listen,
+		"second": listen,
+	})
 }
 
 // listen holds a port until it is ended: listen NETWORK ADDRESS.
@@ -76,7 +50,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			e.Setenv(insideVar, "1")
+			e.Setenv(nstest.Inside, "1")
 			e.Setenv("HOME", e.WorkDir)
 			return nil
 		},

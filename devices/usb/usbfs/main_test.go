@@ -2,10 +2,8 @@ package usbfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"syscall"
 	"testing"
@@ -15,36 +13,18 @@ import (
 
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/core/fuse/fusetest"
+	"github.com/lxbridge/lx/core/ns/nstest"
 	"github.com/lxbridge/lx/devices/usb/emul"
 	"github.com/lxbridge/lx/devices/usb/host"
 	"github.com/lxbridge/lx/devices/usb/usbtest"
 )
 
 // The tests mount, so they run in a user and mount namespace of their own.
-const inNamespace = "LX_USBFS_TEST_NAMESPACE"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(inNamespace) != "" {
-		os.Exit(m.Run())
+	if !nstest.IsInside() {
+		os.Exit(nstest.Main(unix.CLONE_NEWNS, 1))
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "cannot run the tests in a user namespace:", err)
-		os.Exit(1)
-	}
+	os.Exit(m.Run())
 }
 
 // world is a mounted usbfs with the test gadget.
