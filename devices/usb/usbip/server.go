@@ -22,6 +22,9 @@ const (
 	maxOutstanding = 16384
 	// maxConversations bounds the connections at a time.
 	maxConversations = 256
+	// goneTime is how long a client may take to take the last answers of a
+	// device that is gone.
+	goneTime = time.Second
 	// keptBuffer is the largest buffer that is kept for the next transfer.
 	keptBuffer = 512 << 10
 )
@@ -128,6 +131,7 @@ type session struct {
 	done     []*answer          // to be sent
 	buffered int                // bytes of both
 	ended    bool               // the client is gone: nothing is sent any more
+	gone     bool               // the device is: what it has done is sent still
 	free     []*answer
 }
 
@@ -156,13 +160,15 @@ func export(ctx context.Context, conn net.Conn, r *bufio.Reader, info DeviceInfo
 	s.setEndpoints()
 
 	var group sync.WaitGroup
-	gone := false
 	group.Go(s.write)
 	group.Go(func() {
 		select {
 		case <-dev.Gone():
-			gone = true
-			conn.Close()
+			s.mu.Lock()
+			s.gone = true
+			s.wake.Broadcast()
+			s.mu.Unlock()
+			_ = conn.SetWriteDeadline(time.Now().Add(goneTime)) // fails on a closed one
 		case <-ctx.Done():
 		}
 	})
@@ -172,7 +178,7 @@ func export(ctx context.Context, conn net.Conn, r *bufio.Reader, info DeviceInfo
 	cancel()
 	group.Wait()
 	switch {
-	case gone:
+	case s.gone:
 		return errors.New("the device is gone")
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		return errors.New("the client closed the connection")
@@ -239,6 +245,9 @@ func (s *session) read(ctx context.Context, r *bufio.Reader) error {
 func (s *session) admit(seq uint32, size int) (*answer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gone {
+		return nil, syscall.ENODEV
+	}
 	if s.buffered+size > maxBuffered || len(s.pending)+len(s.done) >= maxOutstanding {
 		return nil, fmt.Errorf("%w: it has over %d MiB or %d transfers outstanding", errProtocol, maxBuffered>>20, maxOutstanding)
 	}
@@ -424,11 +433,12 @@ func (s *session) write() {
 		for _, a := range batch {
 			s.recycle(a)
 		}
-		for len(s.done) == 0 && !s.ended {
+		for len(s.done) == 0 && !s.ended && (!s.gone || len(s.pending) > 0) {
 			s.wake.Wait()
 		}
-		if s.ended {
+		if s.ended || len(s.done) == 0 {
 			s.mu.Unlock()
+			s.conn.Close()
 			return
 		}
 		batch, s.done = s.done, batch[:0]
