@@ -3,7 +3,6 @@ package mount
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"time"
 
@@ -46,9 +45,6 @@ func nfsConfig(o *option.NFS) nfs.Config {
 	if o.Retrans == 0 {
 		c.Retrans = -1 // 0 is the default there
 	}
-	if o.Xprtsec == "tls" {
-		c.TLS = &tls.Config{ServerName: o.Host, MinVersion: tls.VersionTLS13}
-	}
 	if o.IPv6 {
 		c.Network = "tcp6"
 	}
@@ -71,6 +67,9 @@ func connectNFS(ctx context.Context, n *network, of option.Options, log func(err
 	c := nfsConfig(o)
 	c.Dial, c.Auth, c.Machine, c.Note = n.dialFrom, w.auth, w.machine, log
 	c.Tickets, c.Principal = n.tickets, "nfs/"+o.Host
+	if c.TLS, err = tlsConfig(o, func(path string) ([]byte, error) { return n.thread.ReadFile(ctx, path, maxCertificate) }); err != nil {
+		return nil, err
+	}
 	if c.Names, err = w.names(ctx, n.thread); err != nil {
 		log(fmt.Errorf("some owners will not be known: %w", err))
 	}

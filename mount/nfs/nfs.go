@@ -196,7 +196,8 @@ func (o *origin) connect(ctx context.Context, network, addr string, localPort in
 // reserved port, that is likely. Some servers hide an export from such.
 func (o *origin) explain(err error) error {
 	var flavour *nfs4.SecurityError
-	if err == nil || !o.denied.Load() || errors.As(err, &flavour) ||
+	var tls *rpc.TLSError
+	if err == nil || !o.denied.Load() || errors.As(err, &flavour) || errors.As(err, &tls) ||
 		!errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOENT) {
 		return err
 	}

@@ -63,7 +63,10 @@ type NFS struct {
 
 	NConnect int
 	Ports    Ports
-	Xprtsec  string // none or tls
+	Xprtsec  string // none, tls or mtls
+	CACert   string // a file with the authorities that sign the server's certificate; empty: the host's
+	Cert     string // files with the client's certificate and its key, for mtls
+	Key      string
 	Recovery Recovery
 	Timeo    time.Duration
 	Retrans  int
@@ -139,6 +142,14 @@ func (o *NFS) Finish() error {
 	}
 	if o.IPv6 && o.Address.IsValid() && !o.Address.Is6() {
 		return invalid("addr", "%v is no address of IPv6, which proto=tcp6 asks for", o.Address)
+	}
+	switch {
+	case o.Xprtsec == "mtls" && (o.Cert == "" || o.Key == ""):
+		return invalid("xprtsec", "mtls wants a certificate of the client's: give cert=FILE and key=FILE (PEM)")
+	case o.Xprtsec != "mtls" && (o.Cert != "" || o.Key != ""):
+		return invalid("cert", "and key go with xprtsec=mtls")
+	case o.Xprtsec == "none" && o.CACert != "":
+		return invalid("cacert", "goes with xprtsec=tls or mtls")
 	}
 	return nil
 }

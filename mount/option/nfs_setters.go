@@ -60,14 +60,15 @@ var nfsSetters = withFlags(func(o *NFS) *Common { return &o.Common }, map[string
 	"noresvport":  on(func(o *NFS) { o.Ports = PortsHigh }),
 	"xprtsec": func(o *NFS, v value) error {
 		switch v.text {
-		case "none", "tls":
+		case "none", "tls", "mtls":
 			o.Xprtsec = v.text
 			return nil
-		case "mtls":
-			return unsupported(v.name, "mtls: this client has no certificate; none and tls are supported")
 		}
 		return invalid(v.name, "%q is none of none, tls, mtls", v.text)
 	},
+	"cacert": func(o *NFS, v value) error { return v.string(&o.CACert, 4095) },
+	"cert":   func(o *NFS, v value) error { return v.string(&o.Cert, 4095) },
+	"key":    func(o *NFS, v value) error { return v.string(&o.Key, 4095) },
 	"soft":            on(func(o *NFS) { o.Recovery = Soft }),
 	"softerr":         on(func(o *NFS) { o.Recovery = SoftErr }),
 	"hard":            on(func(o *NFS) { o.Recovery = Hard }),

@@ -27,6 +27,7 @@ var nfsSamples = map[string]sample{
 	"mountaddr": {"", "192.0.2.7"}, "mounthost": {"", "nas2"}, "mountport": {"", "20048"}, "mountproto": {"", "udp"},
 	"vers": {"", "4.1"}, "v3": {}, "v4": {}, "v4.0": {}, "v4.1": {}, "v4.2": {}, "minorversion": {"", "1"},
 	"proto": {"", "tcp6"}, "nconnect": {"", "4"}, "resvport": {}, "noresvport": {}, "xprtsec": {"", "tls"},
+	"cacert": {"", "/ca"}, "cert": {"", "/cert"}, "key": {"", "/key"},
 	"soft": {}, "softerr": {}, "hard": {"soft", ""}, "timeo": {"", "70"}, "retrans": {"", "5"},
 	"sec": {"", "krb5p:sys"}, "idmap": {"", "4242"}, "lock": {"nolock", ""}, "nolock": {}, "local_lock": {"", "all"},
 	"acl": {"noacl", ""}, "noacl": {}, "namlen": {"", "100"}, "rdirplus": {"nordirplus", ""}, "nordirplus": {},

@@ -56,9 +56,12 @@ func newKnfsd(t *testing.T) *knfsd {
 lab-kservers
 mkdir -p /tmp/host %[1]s
 mount -t hostfs -o %[2]s none /tmp/host
-mount -o loop /tmp/host/disk %[1]s
+mount -o loop,nobarrier /tmp/host/disk %[1]s
 chmod 777 %[1]s
 echo '%[1]s *(rw,sync,no_root_squash,insecure,no_subtree_check,fsid=1)' >>/etc/exports
+mkdir -p /export/moved
+mount --bind /export/moved /export/moved
+echo '/export/moved *(ro,insecure,no_subtree_check,fsid=2,refer=/ext4@192.0.2.7)' >>/etc/exports
 exportfs -ra
 echo Y >/proc/fs/nfsd/v4_end_grace`, exported, filepath.Dir(disk)))
 	return &knfsd{l, addrs[0]}
@@ -130,6 +133,7 @@ echo one >`+exported+`/named; chown 4242:4242 `+exported+`/named`)
 // TestLab runs everything in one guest.
 func TestLab(t *testing.T) {
 	s := newKnfsd(t)
+	t.Run("Referral", s.referral)
 	t.Run("Abilities", s.abilities)
 	t.Run("ACL", s.acl)
 	t.Run("Names", s.names)
@@ -164,6 +168,43 @@ func (s *knfsd) contract(t *testing.T) {
 	}
 }
 
+// referral: the server says of a directory that another has it.
+func (s *knfsd) referral(t *testing.T) {
+	ctx := t.Context()
+	s.seed(t, "referred", "there")
+	for _, minor := range []uint32{2, 1, 0} {
+		cfg, other := s.config(t, minor, fmt.Sprint("a", minor)), s.config(t, minor, fmt.Sprint("b", minor))
+		cfg.Path = "/"
+		cfg.Refer = func(_ context.Context, m *MovedError) (Config, error) {
+			if len(m.Locations) != 1 || !slices.Equal(m.Locations[0].Servers, []string{"192.0.2.7"}) || !slices.Equal(m.Locations[0].Path, []string{"ext4"}) {
+				return Config{}, fmt.Errorf("locations %+v: %w", m.Locations, syscall.EREMOTE)
+			}
+			return other, nil
+		}
+		v := dial(t, cfg)
+		dir, _, err := v.Lookup(ctx, v.Root(), "moved")
+		check(t, "look the directory up", err)
+		n, _, err := v.Lookup(ctx, dir, "referred")
+		check(t, "look a file up", err)
+		h, err := v.Open(ctx, n, os.O_RDONLY)
+		check(t, "open", err)
+		if got := content(t, h); got != "there" {
+			t.Errorf("4.%d: read %q", minor, got)
+		}
+		shut(t, h)
+		// In a listing it has no attributes, and keeps no others from having them.
+		list, err := v.ReadDir(ctx, v.Root())
+		check(t, "list", err)
+		entries, err := list.Next(ctx)
+		check(t, "list", err)
+		i := slices.IndexFunc(entries, func(e volume.DirEntry) bool { return e.Name == "moved" })
+		if i < 0 || entries[i].Node != nil || len(entries) < 2 {
+			t.Errorf("4.%d: listed %+v", minor, entries)
+		}
+		check(t, "close", list.Close())
+	}
+}
+
 // cached plays the serving layer: it counts recalls, and tells of dirty data.
 type cached struct {
 	mu      sync.Mutex
@@ -192,7 +233,7 @@ func (c *cached) recalled(t *testing.T, v *Volume, n volume.Node) {
 	select {
 	case got := <-c.recalls:
 		if got != n {
-			t.Errorf("recalled %q, want %q", got, n)
+			t.Errorf("recalled %v, want %v", got, n)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("there was no recall")

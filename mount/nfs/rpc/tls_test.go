@@ -61,7 +61,7 @@ func TestTLS(t *testing.T) {
 	}{
 		"tls":            {serverSide(), &tls.Config{RootCAs: trustServer, ServerName: "nas"}, ""},
 		"mtls":           {mutual, &tls.Config{RootCAs: trustServer, ServerName: "nas", Certificates: []tls.Certificate{client}}, ""},
-		"not offered":    {nil, &tls.Config{RootCAs: trustServer, ServerName: "nas"}, "does not offer TLS"},
+		"not offered":    {nil, &tls.Config{RootCAs: trustServer, ServerName: "nas"}, "does not offer it"},
 		"not trusted":    {serverSide(), &tls.Config{RootCAs: stranger, ServerName: "nas"}, "certificate"},
 		"another name":   {serverSide(), &tls.Config{RootCAs: trustServer, ServerName: "other"}, "other"},
 		"no ALPN":        {other, &tls.Config{RootCAs: trustServer, ServerName: "nas"}, "ALPN"},
@@ -80,7 +80,6 @@ func TestTLS(t *testing.T) {
 					concurrently(t, cl)
 					return
 				}
-				// With TLS 1.3 a client learns last that its certificate is missing.
 				err = echo(t.Context(), cl, []byte("x"))
 			}
 			if c.refused == "" || err == nil || !strings.Contains(err.Error(), c.refused) {
