@@ -25,7 +25,7 @@ func TestGaneshaKerberos(t *testing.T) {
 	w.mkdir("tmp")
 	mount := s.command(nfstest.Kerberos, "/mnt", "4.2", "sec=krb5p")
 	got := w.must("set -e; cd " + w.dir + "; mount --bind krb5.conf /etc/krb5.conf; mount --bind tmp /tmp; " +
-		"if " + mount + " 2>/dev/null; then exit 3; fi; cp cache /tmp/krb5cc_0; " +
+		"if " + mount + " 2>/dev/null; then exit 3; fi; cp cache /tmp/mine; KRB5CCNAME=FILE:/tmp/mine " + mount + "; umount /mnt; cp cache /tmp/krb5cc_0; " +
 		mount + "; echo secret >/mnt/f; cat /mnt/f; umount /mnt; umount /tmp; umount /etc/krb5.conf")
 	if log := w.log(); !strings.Contains(log, "kinit") {
 		t.Errorf("why there is no mount without a ticket: %s", log)

@@ -26,9 +26,21 @@ const (
 	maxKerberosFile = 64 << 10
 )
 
-// kerberos gets tickets with the credential cache of one of uids, else with
-// the machine's keytab, as rpc.gssd(8) does. read reads a file as who mounts.
-func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*gss.Tickets, error) {
+// caches are the files that may have tickets: what variable, the caller's
+// KRB5CCNAME, names, if that is a file (krb5_cc_resolve), else those of uids.
+func caches(variable string, uids []uint32) (names []string) {
+	if path := strings.TrimPrefix(variable, "FILE:"); strings.HasPrefix(path, "/") {
+		return []string{path}
+	}
+	for _, uid := range uids {
+		names = append(names, fmt.Sprintf(kerberosCache, uid))
+	}
+	return names
+}
+
+// kerberos gets tickets with a credential cache, else with the machine's
+// keytab, as rpc.gssd(8) does. read reads a file as who mounts.
+func kerberos(read func(path string) ([]byte, error), variable string, uids ...uint32) (*gss.Tickets, error) {
 	text, err := read(kerberosConfig)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read how Kerberos is set up: %w", err)
@@ -37,8 +49,7 @@ func kerberos(read func(path string) ([]byte, error), uids ...uint32) (*gss.Tick
 	if err != nil {
 		return nil, fmt.Errorf("cannot understand %s: %w", kerberosConfig, err)
 	}
-	for _, uid := range uids {
-		name := fmt.Sprintf(kerberosCache, uid)
+	for _, name := range caches(variable, uids) {
 		text, err := read(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -186,7 +197,11 @@ func (n *network) tickets(ctx context.Context) (*gss.Tickets, error) {
 	if host, ok := maps.uid.out(ids.UID); ok && host != ids.UID {
 		uids = append(uids, host)
 	}
-	t, err := kerberos(func(path string) ([]byte, error) { return n.thread.ReadFile(ctx, path, maxKerberosFile) }, uids...)
+	variable, err := n.thread.Variable(ctx, "KRB5CCNAME")
+	if err != nil {
+		return nil, err
+	}
+	t, err := kerberos(func(path string) ([]byte, error) { return n.thread.ReadFile(ctx, path, maxKerberosFile) }, variable, uids...)
 	if err != nil {
 		return nil, err
 	}

@@ -22,11 +22,11 @@ func TestKerberos(t *testing.T) {
 		}
 		return nil, fs.ErrNotExist
 	}
-	if _, err := kerberos(read, 0, 1000); !errors.Is(err, syscall.ENOKEY) || !strings.Contains(err.Error(), "kinit") {
+	if _, err := kerberos(read, "", 0, 1000); !errors.Is(err, syscall.ENOKEY) || !strings.Contains(err.Error(), "kinit") {
 		t.Errorf("without anything: %v", err)
 	}
 	files[kerberosKeytab] = realm.Keytab(t, "host/client")
-	c, err := kerberos(read, 0, 1000)
+	c, err := kerberos(read, "", 0, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,12 +37,18 @@ func TestKerberos(t *testing.T) {
 	}
 
 	files["/tmp/krb5cc_1000"] = realm.Cache(t, "user")
-	if c, err = kerberos(read, 0, 1000); err != nil {
+	if c, err = kerberos(read, "", 0, 1000); err != nil {
 		t.Fatal(err)
 	}
 	c.Dial = dialer.DialContext
 	if _, _, err := c.Get(t.Context(), "nfs/server"); err != nil || c.Client() != "user" {
 		t.Errorf("by the cache, as %s: %v", c.Client(), err)
+	}
+	files["/run/mine"] = realm.Cache(t, "other")
+	for variable, want := range map[string]string{"FILE:/run/mine": "other", "/run/mine": "other", "KEYRING:persistent:1000": "user"} {
+		if c, err = kerberos(read, variable, 0, 1000); err != nil || c.Client() != want {
+			t.Errorf("KRB5CCNAME=%s: %v, %v", variable, c, err)
+		}
 	}
 	// A cache that says it has 2^31 addresses would need all memory there is.
 	cache, err := os.ReadFile(files["/tmp/krb5cc_1000"])
@@ -61,7 +67,7 @@ func TestKerberos(t *testing.T) {
 		t.Error("a cache of 2^31 addresses passes")
 	}
 	files["/tmp/krb5cc_1000"] = realm.Config
-	if _, err := kerberos(read, 0, 1000); err == nil || !strings.Contains(err.Error(), "krb5cc_1000") {
+	if _, err := kerberos(read, "", 0, 1000); err == nil || !strings.Contains(err.Error(), "krb5cc_1000") {
 		t.Errorf("by a file that is no cache: %v", err)
 	}
 }
@@ -80,6 +86,6 @@ func FuzzKerberosFiles(f *testing.F) {
 				return []byte("[libdefaults]\ndefault_realm = LX.TEST\n"), nil
 			}
 			return nil, fs.ErrNotExist
-		}, 0)
+		}, "", 0)
 	})
 }

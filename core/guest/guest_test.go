@@ -61,6 +61,27 @@ func TestMemoryOfNobody(t *testing.T) {
 	expectErr(t, "memory of no thread", err, unix.ESRCH)
 }
 
+func TestVariable(t *testing.T) {
+	c := exec.Command("cat")
+	c.Env = []string{"OTHER=1", "KRB5CCNAME=FILE:/tmp/cache=1", "KRB5CCNAMES=2"}
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"KRB5CCNAME": "FILE:/tmp/cache=1", "KRB5": "", "NONE": ""} {
+		if got, err := (guest.Thread{TID: c.Process.Pid}).Variable(t.Context(), name); got != want || err != nil {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, want)
+		}
+	}
+	in.Close()
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestView(t *testing.T) {
 	at(t, "jail", []string{t.TempDir()}, func(tr *seccomp.Trap) {
 		err := tr.Do(t.Context(), func() error {

@@ -6,9 +6,11 @@ package guest
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,6 +45,35 @@ func (t Thread) Status() (Status, error) {
 func (t Thread) IDs() (IDs, error) {
 	s, err := t.Status()
 	return s.IDs, err
+}
+
+// maxEnvironment bounds what is read of an environment: the kernel's own limit
+// of one variable.
+const maxEnvironment = 128 << 10
+
+// Variable is what the thread's program was started with as name; empty where
+// that is not known. It lies in the program's memory, which may have changed it.
+func (t Thread) Variable(ctx context.Context, name string) (value string, err error) {
+	var text []byte
+	err = onThread(ctx, func() error {
+		f, err := os.Open(t.proc("environ"))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		p, err := io.ReadAll(io.LimitReader(f, maxEnvironment))
+		text = p
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("cannot read the caller's environment: %w", err)
+	}
+	for one := range strings.SplitSeq(string(text), "\x00") {
+		if value, ok := strings.CutPrefix(one, name+"="); ok {
+			return value, nil
+		}
+	}
+	return "", nil
 }
 
 // onThread runs f on an OS thread that ends with it, so that f may change
