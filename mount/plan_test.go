@@ -76,7 +76,7 @@ func TestNFSOptionsReachSomewhere(t *testing.T) {
 		"mountport": func(o *option.NFS) { o.MountPort = 1 }, "vers": func(o *option.NFS) { o.Vers = "3" },
 		"nconnect": func(o *option.NFS) { o.NConnect = 4 }, "resvport": func(o *option.NFS) { o.Ports = option.PortsReserved },
 		"noresvport": func(o *option.NFS) { o.Ports = option.PortsHigh },
-		"soft": func(o *option.NFS) { o.Recovery = option.Soft }, "softerr": func(o *option.NFS) { o.Recovery = option.SoftErr },
+		"soft":       func(o *option.NFS) { o.Recovery = option.Soft }, "softerr": func(o *option.NFS) { o.Recovery = option.SoftErr },
 		"timeo": func(o *option.NFS) { o.Timeo = 1 }, "retrans": func(o *option.NFS) { o.Retrans = 0 },
 		"sec": func(o *option.NFS) { o.Sec = "krb5" }, "idmap": func(o *option.NFS) { o.IDMap = option.IDMapGuest },
 		"idmap=4242": func(o *option.NFS) { o.IDMap, o.FixedID = option.IDMapFixed, 4242 },

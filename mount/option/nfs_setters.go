@@ -66,9 +66,9 @@ var nfsSetters = withFlags(func(o *NFS) *Common { return &o.Common }, map[string
 		}
 		return invalid(v.name, "%q is none of none, tls, mtls", v.text)
 	},
-	"cacert": func(o *NFS, v value) error { return v.string(&o.CACert, 4095) },
-	"cert":   func(o *NFS, v value) error { return v.string(&o.Cert, 4095) },
-	"key":    func(o *NFS, v value) error { return v.string(&o.Key, 4095) },
+	"cacert":          func(o *NFS, v value) error { return v.string(&o.CACert, 4095) },
+	"cert":            func(o *NFS, v value) error { return v.string(&o.Cert, 4095) },
+	"key":             func(o *NFS, v value) error { return v.string(&o.Key, 4095) },
 	"soft":            on(func(o *NFS) { o.Recovery = Soft }),
 	"softerr":         on(func(o *NFS) { o.Recovery = SoftErr }),
 	"hard":            on(func(o *NFS) { o.Recovery = Hard }),

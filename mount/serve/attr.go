@@ -142,7 +142,13 @@ func stamp(t, other time.Time) syscall.Timespec {
 }
 
 func (f *FS) entry(i *inode, a volume.Attr) fuse.Entry {
-	return fuse.Entry{Node: i.id, Generation: 1, Attr: f.show(i, a), EntryValid: f.opts.EntryTimeout, AttrValid: f.opts.AttrTimeout}
+	e := fuse.Entry{Node: i.id, Generation: 1, Attr: f.show(i, a), EntryValid: f.opts.EntryTimeout, AttrValid: f.opts.AttrTimeout}
+	f.mu.Lock()
+	if i.parent != nil && i.parent.disputed {
+		e.EntryValid = 0
+	}
+	f.mu.Unlock()
+	return e
 }
 
 // Getattr implements fuse.FileSystem.

@@ -60,6 +60,8 @@ type Notifier interface {
 	// NotifyInvalInode drops a node's attributes and n bytes of data from off;
 	// off less than 0: no data, n 0: to the end.
 	NotifyInvalInode(node uint64, off, n int64) error
+	// NotifyInvalEntry drops a name; with expire it is asked for again instead.
+	NotifyInvalEntry(parent uint64, name string, expire bool) error
 }
 
 // FS serves one volume. It implements fuse.FileSystem and the abilities that
@@ -152,13 +154,17 @@ func (f *FS) invalidated(i *inode, off, n int64) <-chan struct{} {
 	}
 	f.work.Go(func() {
 		defer close(done)
-		err := (*p).NotifyInvalInode(i.id, off, n)
-		// ENOENT: nothing was cached; ENODEV, ENOTCONN: unmounted.
-		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.ENOTCONN) {
-			f.opts.Note(err)
-		}
+		f.notified((*p).NotifyInvalInode(i.id, off, n))
 	})
 	return done
+}
+
+// notified notes a failure to tell the kernel. ENOENT: nothing was cached;
+// ENODEV, ENOTCONN: unmounted.
+func (f *FS) notified(err error) {
+	if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.ENOTCONN) {
+		f.opts.Note(err)
+	}
 }
 
 // Stats is what is buffered, in bytes.

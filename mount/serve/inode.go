@@ -34,6 +34,7 @@ type inode struct {
 	lookups  lookups           // of a directory
 	listing  *listing          // of a directory that look-ups are answered from; nil if none
 	touched  map[string]uint64 // of an open one: the tick at which we changed a name
+	disputed bool              // of a directory: files in it are locked, so that no name is believed
 
 	posix, flock lock.Table
 

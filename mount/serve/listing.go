@@ -73,7 +73,7 @@ func (f *FS) lookedUp(p *inode, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := &p.lookups
-	if took < f.slow {
+	if took < f.slow || p.disputed {
 		c.n = 0
 		return
 	}
@@ -191,7 +191,7 @@ func (f *FS) void(p *inode, name string) {
 func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok bool) {
 	f.mu.Lock()
 	l := p.listing
-	if l == nil {
+	if l == nil || p.disputed {
 		f.mu.Unlock()
 		return e, 0, false
 	}
@@ -229,7 +229,7 @@ func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok
 func (f *FS) listedAttr(i *inode) (a volume.Attr, valid time.Duration, ok bool) {
 	f.mu.Lock()
 	p := i.parent
-	if p == nil || p.listing == nil {
+	if p == nil || p.listing == nil || p.disputed {
 		f.mu.Unlock()
 		return a, 0, false
 	}

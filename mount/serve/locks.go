@@ -2,6 +2,8 @@ package serve
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"syscall"
 
 	"github.com/lxbridge/lx/core/fuse"
@@ -64,8 +66,39 @@ func (f *FS) Setlk(ctx context.Context, _, fh, owner uint64, lk fuse.Lk, flock, 
 	}
 	if lk.Type != syscall.F_UNLCK {
 		f.revalidate(ctx, i)
+		f.dispute(ctx, i)
 	}
 	return 0
+}
+
+// dispute has the server asked, from now on, for each name beside i, which was
+// just locked: programs that lock a file rely on what others did to files beside
+// it, as SQLite does on whether there is a journal.
+func (f *FS) dispute(ctx context.Context, i *inode) {
+	f.mu.Lock()
+	p := i.parent
+	if p == nil || p.disputed {
+		f.mu.Unlock()
+		return
+	}
+	p.disputed = true
+	names := slices.Collect(maps.Keys(p.children))
+	f.mu.Unlock()
+	n := f.notifier.Load()
+	if n == nil {
+		return
+	}
+	done := make(chan struct{})
+	f.work.Go(func() {
+		defer close(done)
+		for _, name := range names {
+			f.notified((*n).NotifyInvalEntry(p.id, name, true))
+		}
+	})
+	select { // as in revalidate
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // revalidate drops what is cached of i where the server has something newer.
