@@ -41,7 +41,7 @@ test: build sample
 
 lab-test: go
 	@test -n "$$LX_LAB" || { echo 'set LX_LAB to the folder of a lab (integration/labtest)' >&2; exit 1; }
-	go test -tags lab -count 1 -timeout 15m -run '^TestLab' $$(grep -rl --include='*_test.go' '^//go:build lab$$' $(FOLDERS) | xargs -n1 dirname | sort -u | sed 's,^,./,')
+	go test -tags lab -count 1 -timeout 40m -run '^TestLab' $$(grep -rl --include='*_test.go' '^//go:build lab$$' $(FOLDERS) | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
 bench: build
 	@$(GOBUILD) -o build/bench ./integration/bench
