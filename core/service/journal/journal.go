@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -83,6 +84,9 @@ func (l *Log) open() error {
 		if err := os.Rename(l.path, l.path+".1"); err != nil {
 			return fmt.Errorf("cannot begin a new log: %w", err)
 		}
+	}
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
+		return fmt.Errorf("cannot open the log: %w", err)
 	}
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -31,7 +31,7 @@ func (v *svc) members() []int {
 	if err != nil {
 		return nil
 	}
-	all := map[int]process{}
+	all := map[int]procStat{}
 	var found []int
 	for _, e := range list {
 		pid, err := strconv.Atoi(e.Name())
@@ -65,14 +65,14 @@ func (v *svc) members() []int {
 	return found
 }
 
-// process is what /proc/PID/stat says.
-type process struct {
+// procStat is what /proc/PID/stat says.
+type procStat struct {
 	parent, session int
 	began           uint64 // in clock ticks since boot
 }
 
 // stat reads what /proc says of a process; false for zombies and who is gone.
-func stat(pid int) (p process, ok bool) {
+func stat(pid int) (p procStat, ok bool) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return p, false

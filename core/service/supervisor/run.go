@@ -73,10 +73,6 @@ func (v *svc) tellWaiters() {
 
 // note writes the supervisor's own line into the service's log.
 func (v *svc) note(format string, args ...any) {
-	if err := os.MkdirAll(v.s.cfg.Logs, 0o700); err != nil {
-		v.status = err.Error()
-		return
-	}
 	if err := v.log.Write(journal.Note, fmt.Sprintf(format, args...)); err != nil {
 		v.status = err.Error()
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -122,6 +123,7 @@ func (v *svc) tasks(list []service.Command) {
 			}
 			if e := service.ExitOf(ws); err == nil && (e.Code != 0 || e.Signal != 0) {
 				err = errors.New(e.String())
+				v.heard(p)
 			}
 			if err != nil {
 				fail(err)
@@ -148,16 +150,37 @@ func (v *svc) wait(exit <-chan syscall.WaitStatus) (syscall.WaitStatus, bool) {
 	}
 }
 
+// process is one of the service's. said is closed when all that it wrote is in the log.
+type process struct {
+	runner.Process
+	said <-chan struct{}
+}
+
+// lastWords is how long what a failed process wrote is waited for: others may
+// have its output open for longer.
+const lastWords = 100 * time.Millisecond
+
+// heard waits for what a failed process wrote, which may tell why.
+func (v *svc) heard(p process) {
+	late := time.NewTimer(lastWords)
+	defer late.Stop()
+	select {
+	case <-p.said:
+	case <-late.C:
+	case <-v.s.done:
+	}
+}
+
 // start makes a process of the service.
-func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
+func (v *svc) start(argv []string, sockets []*os.File) (p process, err error) {
 	u := v.m.Unit
 	owner, err := v.s.cfg.Owner(u.User, u.Group)
 	if err != nil {
-		return runner.Process{}, err
+		return process{}, err
 	}
 	env, err := v.environment(owner)
 	if err != nil {
-		return runner.Process{}, err
+		return process{}, err
 	}
 	if u.Expand {
 		vars := map[string]string{}
@@ -169,7 +192,7 @@ func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
 	}
 	umask, err := service.Octal(u.Umask, 0o022)
 	if err != nil {
-		return runner.Process{}, err
+		return process{}, err
 	}
 	spec := runner.Spec{Argv: argv, Env: env, Dir: u.Dir, Umask: umask, Limits: u.Limits.Or(v.s.cfg.Limits), Creds: owner.Creds}
 	switch spec.Dir {
@@ -180,7 +203,7 @@ func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
 	}
 	stdin, err := stdinOf(v.input)
 	if err != nil {
-		return runner.Process{}, err
+		return process{}, err
 	}
 	defer stdin.Close()
 	if sockets != nil {
@@ -188,25 +211,33 @@ func (v *svc) start(argv []string, sockets []*os.File) (runner.Process, error) {
 			spec.Sockets = append(spec.Sockets, cmpOr(so.Name, v.name))
 		}
 	}
-	out, err := v.pipe(journal.Stdout)
+	var said sync.WaitGroup
+	out, err := v.pipe(journal.Stdout, &said)
 	if err != nil {
-		return runner.Process{}, err
+		return process{}, err
 	}
 	defer out.Close()
-	errs, err := v.pipe(journal.Stderr)
+	errs, err := v.pipe(journal.Stderr, &said)
 	if err != nil {
-		return runner.Process{}, err
+		return process{}, err
 	}
 	defer errs.Close()
 	var sys *syscall.SysProcAttr
 	if owner.Attr != nil {
 		sys = owner.Attr()
 	}
-	p, err := runner.Start(v.s.cfg.Fork, v.s.cfg.Exe, spec, stdin, out, errs, sockets, sys)
-	if err == nil {
-		v.sessions[p.PID] = true
+	p.Process, err = runner.Start(v.s.cfg.Fork, v.s.cfg.Exe, spec, stdin, out, errs, sockets, sys)
+	if err != nil {
+		return process{}, err
 	}
-	return p, err
+	v.sessions[p.PID] = true
+	all := make(chan struct{})
+	p.said = all
+	v.s.wg.Go(func() {
+		said.Wait()
+		close(all)
+	})
+	return p, nil
 }
 
 // stdinOf is what a process reads: a file in memory, or nothing.
@@ -237,13 +268,15 @@ func cmpOr(a, b string) string {
 	return b
 }
 
-// pipe is a stream of the service's that goes to its log.
-func (v *svc) pipe(s journal.Stream) (*os.File, error) {
+// pipe is a stream of the service's that goes to its log; said counts it until its end.
+func (v *svc) pipe(s journal.Stream, said *sync.WaitGroup) (*os.File, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	said.Add(1)
 	v.s.wg.Go(func() {
+		defer said.Done()
 		defer r.Close()
 		defer context.AfterFunc(v.s.ctx, func() { r.Close() })()
 		if err := v.log.Copy(s, r); err != nil {
@@ -348,6 +381,9 @@ func (v *svc) spawn() {
 		e := service.ExitOf(ws)
 		if mayFail {
 			e = service.Exit{}
+		}
+		if e != (service.Exit{}) {
+			v.heard(p)
 		}
 		v.s.post(func() {
 			if v.main != p.PID {

@@ -91,7 +91,7 @@ type box struct {
 func newBox(t *testing.T) *box {
 	t.Helper()
 	b := &box{t: t, dir: t.TempDir()}
-	for _, d := range []string{"units/enabled", "logs", "state", "r"} {
+	for _, d := range []string{"units/enabled", "state", "r"} {
 		if err := os.MkdirAll(filepath.Join(b.dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -295,6 +295,8 @@ func TestFailures(t *testing.T) {
 	b.unit("broken", "command = [\"x\"]\nrestrat = \"no\"")
 	b.unit("user", "command = [\"true\"]\nuser = \"nobody\"\nrestart = \"no\"")
 	b.unit("before", "command = [\"true\"]\nrestart = \"no\"\nstart-before = [[\"-\", \"false\"], [\"sh\", \"-c\", \"exit 9\"]]")
+	// The very first line of all logs is one of start-before, which tells why.
+	b.unit("port", "command = [\"true\"]\nrestart = \"no\"\nstart-before = [[\"sh\", \"-c\", \"echo 'bind() to 0.0.0.0:0 failed: Permission denied, port 1' >&2; exit 1\"]]")
 	b.unit("condition", "command = [\"true\"]\nrestart = \"no\"\ncondition-paths = [\"!/\"]")
 	b.unit("slow", "command = [\"sleep\", \"1000\"]\nrestart = \"no\"\nstart-timeout = \"100ms\"\n[ready]\ncommand = [\"false\"]")
 	b.unit("a", "command = [\"true\"]\nafter = [\"b\"]")
@@ -302,6 +304,9 @@ func TestFailures(t *testing.T) {
 	b.unit("need", "command = [\"true\"]\nrequires = [\"absent\"]")
 	b.unit("+neither", "command = [\"true\"]\nrequires = [\"nowhere\"]")
 	b.run()
+	if err := b.do(Start, "port"); err == nil || !strings.Contains(err.Error(), "port 1 is for the host's root") {
+		t.Errorf("a port that is not for all: %v", err)
+	}
 	for name, want := range map[string]string{
 		"absent":    "cannot run /no/such/program",
 		"broken":    `line 2: unknown key "restrat"`,

@@ -16,7 +16,6 @@ import (
 
 	"github.com/lxbridge/lx/core/regular"
 	"github.com/lxbridge/lx/core/service"
-	"github.com/lxbridge/lx/core/service/runner"
 )
 
 // awaitReady tells the machine when the unit's own proof holds; at once where it has none.
@@ -69,7 +68,7 @@ func (v *svc) isReady(ctx context.Context, r service.Ready) bool {
 
 // command runs a probe to its end. It is called outside of the owner.
 func (v *svc) command(ctx context.Context, c service.Command, limit time.Duration) error {
-	var p runner.Process
+	var p process
 	err := v.s.ask(func() (err error) {
 		p, err = v.start(c, nil)
 		return err

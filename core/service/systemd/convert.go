@@ -14,7 +14,8 @@ import (
 // what systemd does beside running it.
 var harmless = []string{"Description", "Documentation", "WantedBy", "RequiredBy", "Alias", "Also", "DefaultInstance", "DefaultDependencies",
 	"StandardOutput", "StandardError", "SyslogIdentifier", "SyslogFacility", "Slice", "NotifyAccess", "GuessMainPID", "SourcePath",
-	"AssertPathExists", "StandardInput", "RestartMode", "FinalKillSignal", "IgnoreSIGPIPE", "SendSIGKILL", "RestartSteps", "CollectMode", "StopWhenUnneeded", "PartOf", "SendSIGHUP"}
+	"AssertPathExists", "StandardInput", "RestartMode", "FinalKillSignal", "IgnoreSIGPIPE", "SendSIGKILL", "RestartSteps", "CollectMode", "StopWhenUnneeded", "PartOf", "SendSIGHUP",
+	"RequiresMountsFor", "ReloadPropagatedFrom", "PropagatesReloadTo"}
 
 // refused are keys without which a service would do something else than it says.
 var refused = map[string]string{
