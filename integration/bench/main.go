@@ -2,7 +2,7 @@
 // same run, and prints ratios. A row that misses its target says MISS; the
 // exit code tells only whether measuring worked.
 //
-//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [mounts] [nfs] [fuse] [ports]
+//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [environments] [mounts] [nfs] [fuse] [ports]
 package main
 
 import (
@@ -79,7 +79,7 @@ func run(ctx context.Context) (err error) {
 	flag.Parse()
 	groups := flag.Args()
 	if len(groups) == 0 {
-		groups = []string{"core", "mounts", "nfs", "fuse", "ports"}
+		groups = []string{"core", "environments", "mounts", "nfs", "fuse", "ports"}
 	}
 	b := &bench{ctx: ctx, short: *short}
 	if b.lx, err = filepath.Abs(*lx); err != nil {
@@ -127,6 +127,8 @@ func run(ctx context.Context) (err error) {
 		switch g {
 		case "core":
 			err = b.core(t)
+		case "environments":
+			err = b.environments(t)
 		case "mounts":
 			err = b.mounts(t)
 		case "nfs":
@@ -136,7 +138,7 @@ func run(ctx context.Context) (err error) {
 		case "ports":
 			err = b.ports(t)
 		default:
-			err = fmt.Errorf("no group %q: want core, mounts, nfs, fuse, ports", g)
+			err = fmt.Errorf("no group %q: want core, environments, mounts, nfs, fuse, ports", g)
 		}
 		if err != nil {
 			return err
