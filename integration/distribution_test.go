@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,16 +89,43 @@ func needRoot(t testing.TB, what string) {
 	}
 }
 
+// subuids gives the ordinary user a range of subuid(5) until the test's end,
+// unless there is one. Worlds are made after it, for theirs are needed to end them.
+func subuids(t testing.TB) {
+	t.Helper()
+	b, err := os.ReadFile("/etc/subuid")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if strings.Contains("\n"+string(b), "\n"+runAs.name+":") {
+		return
+	}
+	usermod := func(verb string) {
+		const ids = "1879048192-1879113727"
+		if out, err := exec.Command("usermod", "--"+verb+"-subuids", ids, "--"+verb+"-subgids", ids, runAs.name).CombinedOutput(); err != nil {
+			t.Errorf("usermod: %v: %s", err, out)
+		}
+	}
+	usermod("add")
+	t.Cleanup(func() { usermod("del") })
+}
+
 // TestAsRootDebian: two releases side by side; apt works as an ordinary user, also
-// where only one id exists; namespaces can be nested.
+// where only one id exists; stock services serve; namespaces can be nested.
 func TestAsRootDebian(t *testing.T) {
 	needRoot(t, "run debootstrap")
+	packages := "bubblewrap hello"
+	ordinary := runAs.uid != 0
+	if ordinary {
+		subuids(t)
+		packages = "bubblewrap nginx postgresql"
+	}
 	w := newWorld(t)
 	var both sync.WaitGroup
-	for _, release := range []string{"bookworm", "trixie"} {
+	for release, ids := range map[string]string{"bookworm": "", "trixie": w.someMap()} {
 		archive := debian(t, release)
 		both.Go(func() {
-			if r := w.within(2*time.Minute, "import", release, archive); r.code != 0 {
+			if r := w.within(2*time.Minute, "import", "--map", ids, release, archive); r.code != 0 {
 				t.Errorf("%v", r)
 			}
 		})
@@ -106,11 +135,23 @@ func TestAsRootDebian(t *testing.T) {
 	for release, version := range map[string]string{"bookworm": "12", "trixie": "13"} {
 		same(t, release, w.ok("-d", release, "sh", "-c", ". /etc/os-release; echo $VERSION_ID $(hostname) $(id -u)"), version+" "+release+" 0")
 	}
-	r := w.within(3*time.Minute, "-d", "bookworm", "sh", "-ec", "apt-get -q update && apt-get -qy install --no-install-recommends hello bubblewrap && hello")
-	if r.code != 0 || !strings.Contains(r.out, "Hello, world!") {
-		t.Fatalf("apt: %v", r)
+	install := func(release, packages string) {
+		t.Helper()
+		r := w.within(5*time.Minute, "-d", release, "sh", "-ec", "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "+packages)
+		if r.code != 0 {
+			t.Fatalf("apt: %v", r)
+		}
 	}
-	w.refused("not found", "-d", "trixie", "hello")
+	install("bookworm", packages)
+	if ordinary {
+		same(t, "ids", w.mapKind("bookworm")+" "+w.mapKind("trixie"), "subuid single")
+		install("trixie", "hello")
+		same(t, "hello", w.ok("-d", "trixie", "hello"), "Hello, world!")
+		w.refused("not found", "-d", "bookworm", "hello")
+		w.stockServices("bookworm")
+	} else {
+		same(t, "hello", w.ok("-d", "bookworm", "hello"), "Hello, world!")
+	}
 	w.checkAPT("bookworm")
 	same(t, "nested", w.ok("-d", "bookworm", "bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--unshare-all", "id", "-u"), "0")
 	same(t, "unshare", w.ok("-d", "trixie", "unshare", "-Urmpf", "--mount-proc", "sh", "-c", "mount -t tmpfs none /mnt && echo $$"), "1")
@@ -118,6 +159,60 @@ func TestAsRootDebian(t *testing.T) {
 		h.in.Close()
 		h.wait(bound)
 	}
+}
+
+// stockServices: nginx and PostgreSQL run by the distribution's own units, serve
+// without a console, and are back, with their data, after the environment's restart.
+func (w *world) stockServices(name string) {
+	w.t.Helper()
+	units := []string{"nginx.service", "postgresql@15-main.service"}
+	lx := func(args ...string) string { w.t.Helper(); return w.ok(append([]string{"-d", name}, args...)...) }
+	lx(append([]string{"service", "import"}, units...)...)
+	const remedy = "sysctl -w net.ipv4.ip_unprivileged_port_start=80"
+	w.refused(remedy, "-d", name, "service", "enable", "nginx")
+	if r := w.lx("-d", name, "service", "status", "nginx"); r.code != 3 || !strings.Contains(r.out, "hint: port 80 is for the host's root") || !strings.Contains(r.out, remedy) {
+		w.t.Errorf("nginx on port 80: %v", r)
+	}
+	web, sql := freePort(w.t), freePort(w.t)
+	lx("sh", "-ec", fmt.Sprintf(`cd /etc/systemd/system
+mkdir nginx.service.d postgresql@15-main.service.d
+echo 'pid /run/nginx.pid; user www-data; events {} http { server { listen 127.0.0.1:%d; root /var/www/html; } }' >/etc/nginx/high.conf
+printf '[Service]\nExecStartPre=\nExecStart=\nExecStart=/usr/sbin/nginx -c /etc/nginx/high.conf\n' >nginx.service.d/port.conf
+printf '[Service]\nExecStart=\nExecStart=-/usr/bin/pg_ctlcluster --skip-systemctl-redirect %%%%i start -- -o "-p %d"\n' >postgresql@15-main.service.d/port.conf
+cp /var/www/html/index*.html /var/www/html/index.html; chmod 600 /var/www/html/index.html; chown www-data: /var/www/html/index.html`, web, sql))
+	lx(append([]string{"service", "import", "--force"}, units...)...)
+	lx("service", "enable", "nginx", "postgresql@15-main")
+	query := func(text string) string {
+		w.t.Helper()
+		return lx("su", "-", "postgres", "-c", fmt.Sprintf("psql -p %d -qAtc '%s'", sql, text))
+	}
+	page := func() error {
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", web))
+		if err != nil {
+			return err
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || !strings.Contains(string(text), "Welcome to nginx") {
+			return fmt.Errorf("nginx answers %s: %s, %v", resp.Status, text, err)
+		}
+		return nil
+	}
+	if err := page(); err != nil {
+		w.t.Error(err)
+	}
+	same(w.t, "a query", query("create table t (n int); insert into t values (42); select n from t"), "42")
+	w.ok("stop", name)
+	w.ok("-d", name, "true") // its end does not end what is enabled
+	eventually(w.t, bound, page)
+	eventually(w.t, bound, func() error {
+		if r := w.lx("-d", name, "service", "status", "postgresql@15-main"); r.code != 0 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	same(w.t, "after a restart", query("select n from t"), "42")
+	lx(append([]string{"service", "disable", "--now"}, "nginx", "postgresql@15-main")...)
 }
 
 // TestAsRootFullDisk: a disk that is full leaves nothing half imported.
