@@ -110,17 +110,32 @@ func subuids(t testing.TB) {
 	t.Cleanup(func() { usermod("del") })
 }
 
+// get is what a web server answers.
+func get(url string) (string, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), err
+}
+
 // TestAsRootDebian: two releases side by side; apt works as an ordinary user, also
-// where only one id exists; stock services serve; namespaces can be nested.
+// where only one id exists; stock services serve; systemd boots;
+// namespaces can be nested.
 func TestAsRootDebian(t *testing.T) {
 	needRoot(t, "run debootstrap")
 	packages := "bubblewrap hello"
 	ordinary := runAs.uid != 0
+	var group *os.File
 	if ordinary {
 		subuids(t)
+		group = delegatedGroup(t)
 		packages = "bubblewrap nginx postgresql"
 	}
 	w := newWorld(t)
+	w.group = group
 	var both sync.WaitGroup
 	for release, ids := range map[string]string{"bookworm": "", "trixie": w.someMap()} {
 		archive := debian(t, release)
@@ -145,7 +160,7 @@ func TestAsRootDebian(t *testing.T) {
 	install("bookworm", packages)
 	if ordinary {
 		same(t, "ids", w.mapKind("bookworm")+" "+w.mapKind("trixie"), "subuid single")
-		install("trixie", "hello")
+		install("trixie", "hello systemd-sysv")
 		same(t, "hello", w.ok("-d", "trixie", "hello"), "Hello, world!")
 		w.refused("not found", "-d", "bookworm", "hello")
 		w.stockServices("bookworm")
@@ -158,6 +173,9 @@ func TestAsRootDebian(t *testing.T) {
 	for _, h := range holds {
 		h.in.Close()
 		h.wait(bound)
+	}
+	if ordinary {
+		w.systemd("trixie")
 	}
 }
 
@@ -187,16 +205,11 @@ cp /var/www/html/index*.html /var/www/html/index.html; chmod 600 /var/www/html/i
 		return lx("su", "-", "postgres", "-c", fmt.Sprintf("psql -p %d -qAtc '%s'", sql, text))
 	}
 	page := func() error {
-		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", web))
-		if err != nil {
-			return err
+		text, err := get(fmt.Sprintf("http://127.0.0.1:%d/", web))
+		if err == nil && !strings.Contains(text, "Welcome to nginx") {
+			err = fmt.Errorf("nginx answers %q", text)
 		}
-		text, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil || !strings.Contains(string(text), "Welcome to nginx") {
-			return fmt.Errorf("nginx answers %s: %s, %v", resp.Status, text, err)
-		}
-		return nil
+		return err
 	}
 	if err := page(); err != nil {
 		w.t.Error(err)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -241,13 +240,8 @@ func TestServices(t *testing.T) {
 	w.write("home/index.html", "served")
 	w.ok("service", "add", "db", "--", "sh", "-c", "echo $INVOCATION_ID-$HOME; exec sleep 1000")
 	w.ok("service", "add", "web", "--requires", "db", "--dir", ".", "--ready-port", fmt.Sprint(port), "--enable", "--", "python3", "-m", "http.server", "--bind", "127.0.0.1", fmt.Sprint(port))
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil || string(text) != "served" {
+	text, err := get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+	if err != nil || text != "served" {
 		t.Errorf("the service answers %q, %v", text, err)
 	}
 	if s := w.service("db"); s.State != "active" || s.Enabled {
@@ -364,19 +358,14 @@ options = "size=1m"
 	port := fmt.Sprint(freePort(t))
 	w.ok("-d", "small", "service", "add", "web", "--ready-port", port, "--", "sh", "-c", "echo $COLOUR $(ulimit -n) >/tmp/index.html; exec httpd -f -p 127.0.0.1:"+port+" -h /tmp")
 	w.ok("-d", "small", "service", "start", "web")
-	get := func() string {
-		resp, err := http.Get("http://127.0.0.1:" + port + "/index.html")
+	page := func() string {
+		text, err := get("http://127.0.0.1:" + port + "/index.html")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(text))
+		return strings.TrimSpace(text)
 	}
-	if got := get(); got != "blue 99" {
+	if got := page(); got != "blue 99" {
 		t.Errorf("the service sees %q", got)
 	}
 	if out := w.ok("-d", "small", "sh", "-c", "echo $COLOUR; grep -c ' /mnt/scratch tmpfs' /proc/mounts"); out != "blue\n1" {
@@ -410,7 +399,7 @@ options = "size=1m"
 		}
 		return nil
 	})
-	if got := get(); got != "blue 99" {
+	if got := page(); got != "blue 99" {
 		t.Errorf("after a restart the service sees %q", got)
 	}
 	if kind := w.mapKind("small"); kind == "single" {

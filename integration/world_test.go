@@ -32,6 +32,8 @@ type world struct {
 	t   testing.TB
 	dir string // of the user who runs lx
 	env []string
+	// group is the control group that lx is started in; nil: the caller's.
+	group *os.File
 	// enter runs a function where lx is to be started; nil: here.
 	enter func(func() error) error
 }
@@ -107,6 +109,9 @@ func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Env = append([]string(nil), w.env...)
 	cmd.Dir = w.path("home")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: runAs.credential}
+	if w.group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(w.group.Fd())
+	}
 	return cmd
 }
 

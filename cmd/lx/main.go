@@ -21,6 +21,8 @@ func main() {
 		os.Exit(broker.Main())
 	case env.RoleInit:
 		os.Exit(env.Init())
+	case env.RoleBoot:
+		os.Exit(env.Boot())
 	case runner.Role:
 		os.Exit(runner.Main())
 	case env.RoleProbe:

@@ -46,12 +46,15 @@ type Settings struct {
 	// or "rw". The user alone can say it.
 	Host string `toml:"host,omitempty"`
 	// Init is the first process of an imported environment: lx's own, or that of
-	// the distribution ("systemd"). The user alone can say it.
+	// the distribution (InitSystemd, InitOpenRC). The user alone can say it.
 	Init string `toml:"init,omitempty"`
 }
 
-// InitSystemd is Settings.Init for the distribution's own, be it systemd or another.
-const InitSystemd = "systemd"
+// Values of Settings.Init.
+const (
+	InitSystemd = "systemd"
+	InitOpenRC  = "openrc" // or another that needs no control groups: BusyBox's, sysvinit
+)
 
 // Values of Settings.AutoUpdate.
 const (
@@ -197,8 +200,8 @@ func (s Settings) check() error {
 	if !slices.Contains([]string{"", "home", "ro", "rw"}, s.Host) {
 		wrong(`host %q: want "home", "ro" or "rw"`, s.Host)
 	}
-	if s.Init != "" && s.Init != InitSystemd {
-		wrong("init %q: want %q", s.Init, InitSystemd)
+	if s.Init != "" && s.Init != InitSystemd && s.Init != InitOpenRC {
+		wrong("init %q: want %q or %q", s.Init, InitSystemd, InitOpenRC)
 	}
 	if !slices.Contains([]string{"", UpdateNone, UpdateSecurity, UpdateAll}, s.AutoUpdate) {
 		wrong(`auto-update %q: want "none", "security" or "all"`, s.AutoUpdate)

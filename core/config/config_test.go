@@ -68,7 +68,7 @@ func TestInit(t *testing.T) {
 	if err != nil || f.Environments["x"].Init != InitSystemd {
 		t.Errorf("%+v, %v", f, err)
 	}
-	if _, err := Parse([]byte("[environment.x]\ninit = \"upstart\"")); err == nil || !strings.Contains(err.Error(), `init "upstart": want "systemd"`) {
+	if _, err := Parse([]byte("[environment.x]\ninit = \"upstart\"")); err == nil || !strings.Contains(err.Error(), `init "upstart": want "systemd" or "openrc"`) {
 		t.Error(err)
 	}
 }

@@ -86,6 +86,14 @@ func Init() int {
 	signal.Notify(make(chan os.Signal, 1))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	if in.cfg.Settings.Init != "" {
+		// The broker serves by now what that mounts.
+		if err := in.boot(); err != nil {
+			_ = in.keeper.Send(InitFailed, err.Error()) // a keeper that is gone needs no reason
+			return 1
+		}
+		go in.followOwnInit(in.own)
+	}
 	in.startServices(ctx)
 	go in.reap()
 	return in.serve(ctx)
@@ -104,6 +112,7 @@ type initProcess struct {
 	served   int           // connections whose session is open or over
 	opening  int           // connections that may still fork
 	wanted   bool          // services have to live on
+	own      *ownInit      // the distribution's, where it is booted
 
 	telling sync.WaitGroup // clients to be told how their command ended
 }
@@ -129,6 +138,11 @@ func (in *initProcess) prepare() (listener int, err error) {
 			return -1, err
 		}
 		in.configure()
+		if kind := in.cfg.Settings.Init; kind != "" {
+			if err := checkOwnInit(kind); err != nil {
+				return -1, err
+			}
+		}
 	} else if err := setupMounts(cfg); err != nil {
 		return -1, err
 	}
@@ -152,9 +166,7 @@ func (in *initProcess) serve(ctx context.Context) int {
 		}
 		switch m.Letter {
 		case LinkStop:
-			in.stopServices()
-			in.stopAll()
-			in.telling.Wait()
+			in.end()
 			return 0
 		case LinkConn:
 			c, err := m.Conn()
@@ -172,6 +184,14 @@ func (in *initProcess) serve(ctx context.Context) int {
 			go in.session(c)
 		}
 	}
+}
+
+// end stops services and processes, and returns when clients know.
+func (in *initProcess) end() {
+	in.stopServices()
+	in.powerOff()
+	in.stopAll()
+	in.telling.Wait()
 }
 
 // opened counts a connection that will not fork any more and tells the keeper
@@ -335,6 +355,7 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done <-chan sys
 	if unix.Access(dir, unix.X_OK) != nil {
 		dir = "/"
 	}
+	in.awaitOwnInit()
 	in.awaitMounts()
 	if len(s.Argv) == 0 {
 		return 0, nil, errors.New("cannot start the session: no command")
@@ -368,12 +389,24 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done <-chan sys
 
 // fork makes a process, which is known before it can be reaped.
 func (in *initProcess) fork(path string, argv []string, attr *syscall.ProcAttr, umask int, telling bool) (int, <-chan syscall.WaitStatus, error) {
-	done := make(chan syscall.WaitStatus, 1)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	old := unix.Umask(umask)
-	pid, err := syscall.ForkExec(path, argv, attr)
-	unix.Umask(old)
+	return in.forkIn(in.own, path, argv, attr, umask, telling)
+}
+
+// forkIn needs mu. With own, the process is made in the distribution's namespaces.
+func (in *initProcess) forkIn(own *ownInit, path string, argv []string, attr *syscall.ProcAttr, umask int, telling bool) (pid int, ended <-chan syscall.WaitStatus, err error) {
+	done := make(chan syscall.WaitStatus, 1)
+	fork := func() {
+		old := unix.Umask(umask)
+		pid, err = syscall.ForkExec(path, argv, attr)
+		unix.Umask(old)
+	}
+	if own == nil {
+		fork()
+	} else if !own.do(fork) {
+		err = fmt.Errorf("%s boots again", own.kind)
+	}
 	if err != nil {
 		return 0, nil, err
 	}

@@ -1,77 +1,314 @@
 package env
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxbridge/lx/core/config"
 )
 
-// OwnInit says why a distribution's own init (systemd, OpenRC) cannot be the
-// first process of an environment.
-type OwnInit struct {
-	Reason string
-	Remedy string // the line that mends it; empty where none does
+// A distribution's own init has to be the first process of a pid namespace. Lx's
+// stays the first of the environment, opens sessions and reaps; the
+// distribution's is the first of a pid namespace below, with a mount namespace of
+// its own and, for systemd, the delegated control group as the root of a cgroup
+// namespace. One thread of lx's init lives in these, and forks all sessions and
+// services into them.
+
+// RoleBoot is the step between that fork and the distribution's init.
+const RoleBoot = "lx-boot"
+
+// bootStatusFD takes why a boot failed, from RoleBoot; nothing where it did not.
+const bootStatusFD = 3
+
+// ownInit is the distribution's init that runs.
+type ownInit struct {
+	kind  string
+	calls chan func()   // done by the thread inside
+	left  chan struct{} // closed: that thread ends
+	up    chan struct{} // closed when it has come up, or does not say
+	pid   int
+	done  <-chan syscall.WaitStatus
+	gone  chan struct{} // closed when done has been heard
 }
 
-func (e *OwnInit) Error() string { return e.Reason }
-
-// CheckOwnInit looks for what systemd needs of a host to boot in a user
-// namespace: a subtree of control groups version 2 delegated to it (systemd's
-// CONTAINER_INTERFACE and CGROUP_DELEGATION). It never answers nil: where the host has
-// all of it, what is missing is lx's own part.
-func CheckOwnInit() *OwnInit {
-	self, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return &OwnInit{Reason: fmt.Sprintf("the control group of lx cannot be known: %v", err)}
+// do has f done by the thread inside; false where that has ended.
+func (o *ownInit) do(f func()) bool {
+	over := make(chan struct{})
+	select {
+	case o.calls <- func() { f(); close(over) }:
+		<-over
+		return true
+	case <-o.left:
+		return false
 	}
-	return checkOwnInit("/sys/fs/cgroup", self, func(dir string) (unified bool, err error) {
-		var fs unix.Statfs_t
-		err = unix.Statfs(dir, &fs)
-		return fs.Type == unix.CGROUP2_SUPER_MAGIC, err
-	})
 }
 
-// checkOwnInit is CheckOwnInit for the hierarchy mounted at root and a process of
-// the groups self (cgroups(7), /proc/PID/cgroup); unified tells cgroup2 from others.
-func checkOwnInit(root string, self []byte, unified func(dir string) (bool, error)) *OwnInit {
-	const boot = "boot the host with the kernel parameter systemd.unified_cgroup_hierarchy=1"
-	v2, err := unified(root)
-	switch {
-	case err != nil:
-		return &OwnInit{Reason: fmt.Sprintf("the host has no control groups (%s: %v)", root, err), Remedy: "mount -t cgroup2 cgroup2 " + root}
-	case !v2:
-		reason := fmt.Sprintf("the host's control groups are version 1 (%s is no cgroup2), which cannot be delegated to a user namespace", root)
-		if beside, err := unified(filepath.Join(root, "unified")); err == nil && beside {
-			reason += fmt.Sprintf("; version 2 is there beside it, without their controllers (%s/unified)", root)
-		}
-		return &OwnInit{Reason: reason, Remedy: boot}
-	}
-	group, ok := unifiedGroup(self)
-	if !ok {
-		return &OwnInit{Reason: "lx runs in no control group of version 2", Remedy: boot}
-	}
-	dir := filepath.Join(root, group)
-	for _, file := range []string{".", "cgroup.procs", "cgroup.subtree_control"} {
-		if err := unix.Access(filepath.Join(dir, file), unix.W_OK); err != nil {
-			return &OwnInit{
-				Reason: fmt.Sprintf("the control group of lx is not delegated to the user (%s: %v)", filepath.Join(dir, file), err),
-				Remedy: "lx shutdown && systemd-run --user --property=Delegate=yes --property=KillMode=process lx daemon start --foreground",
+// boot starts the distribution's init.
+func (in *initProcess) boot() error {
+	o := &ownInit{kind: in.cfg.Settings.Init, calls: make(chan func()), left: make(chan struct{}), up: make(chan struct{}), gone: make(chan struct{})}
+	go func() {
+		runtime.LockOSThread() // for ever: nothing else may run where this thread has been
+		for {
+			select {
+			case f := <-o.calls:
+				f()
+			case <-o.left:
+				return
 			}
 		}
+	}()
+	var err error
+	o.do(func() { err = o.enter() })
+	if err == nil {
+		err = in.forkOwnInit(o)
 	}
-	return &OwnInit{Reason: "this host has what it takes, but lx does not support it yet: its own init is the first process of every environment"}
+	if err != nil {
+		close(o.left)
+		return fmt.Errorf("cannot boot %s: %w", o.kind, err)
+	}
+	in.mu.Lock()
+	in.own = o
+	in.mu.Unlock()
+	return nil
 }
 
-// unifiedGroup is the group in the hierarchy of version 2.
-func unifiedGroup(self []byte) (string, bool) {
-	for line := range bytes.Lines(self) {
-		if group, ok := strings.CutPrefix(strings.TrimSuffix(string(line), "\n"), "0::"); ok {
-			return group, true
-		}
+// enter moves the calling thread to namespaces of the distribution's own.
+func (o *ownInit) enter() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("cannot make namespaces: %w", err)
 	}
-	return "", false
+	if o.kind != config.InitSystemd {
+		return nil
+	}
+	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("cannot mount control groups: %w", err)
+	}
+	return nil
+}
+
+// forkOwnInit makes the process and has what is forked later follow it.
+func (in *initProcess) forkOwnInit(o *ownInit) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	env := bootEnv(o.kind)
+	if o.kind == config.InitSystemd {
+		if err := o.listen(in.cfg.Services.Run); err != nil {
+			return err
+		}
+		env = append(env, "NOTIFY_SOCKET="+filepath.Join(in.cfg.Services.Run, bootSocket))
+	} else {
+		close(o.up)
+	}
+	attr := &syscall.ProcAttr{Dir: "/", Env: env, Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), w.Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID}}
+	in.mu.Lock()
+	o.pid, o.done, err = in.forkIn(o, "/proc/self/exe", []string{RoleBoot}, attr, 0o022, false)
+	in.mu.Unlock()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	// Not before the pid namespace has its first process.
+	o.do(func() {
+		var fd int
+		if fd, err = unix.PidfdOpen(o.pid, 0); err == nil {
+			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWPID), unix.Close(fd))
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("cannot enter its namespace: %w", err)
+	}
+	why, err := io.ReadAll(io.LimitReader(r, 4096))
+	if err == nil && len(why) > 0 {
+		err = errors.New(string(why))
+	}
+	return err
+}
+
+// bootSocket is where systemd says that it is up, in the directory of notify sockets.
+const bootSocket = "boot"
+
+// listen has up closed when systemd has started all that it starts (sd_notify(3)).
+func (o *ownInit) listen(dir string) error {
+	path := filepath.Join(dir, bootSocket)
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer close(o.up)
+		b := make([]byte, 4096)
+		for {
+			n, err := c.Read(b)
+			if err != nil || slices.Contains(strings.Split(string(b[:n]), "\n"), "READY=1") {
+				break
+			}
+		}
+	}()
+	go func() {
+		select {
+		case <-o.up:
+		case <-o.gone:
+		case <-o.left:
+		}
+		c.Close()
+	}()
+	return nil
+}
+
+// bootLimit is how long a session waits for the distribution to come up.
+const bootLimit = 30 * time.Second
+
+// awaitOwnInit returns when the distribution's init is up, if there is one.
+func (in *initProcess) awaitOwnInit() {
+	in.mu.Lock()
+	o := in.own
+	in.mu.Unlock()
+	if o == nil {
+		return
+	}
+	late := time.NewTimer(bootLimit)
+	defer late.Stop()
+	select {
+	case <-o.up:
+	case <-o.gone:
+	case <-late.C:
+	}
+}
+
+// bootEnv is what systemd wants to be told (its CONTAINER_INTERFACE), or an init
+// of its kernel.
+func bootEnv(kind string) []string {
+	env := []string{"PATH=" + defaultPath, "TERM=linux", "container=lx"}
+	if kind == config.InitSystemd {
+		return env
+	}
+	return append(env, "RC_SYS=lxc") // what OpenRC calls a container (/etc/rc.conf, rc_sys)
+}
+
+// Boot is RoleBoot: it gives the new pid namespace its /proc and becomes the
+// distribution's init. It returns an exit code where it could not.
+func Boot() int {
+	unix.CloseOnExec(bootStatusFD)
+	// Units that would load modules or see to the hardware know by this that they
+	// cannot; in a user namespace these rights are worth nothing.
+	for _, c := range []uintptr{unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO} {
+		_ = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+	}
+	err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err != nil {
+		err = fmt.Errorf("cannot mount /proc: %w", err)
+	} else {
+		err = fmt.Errorf("cannot run /sbin/init: %w", syscall.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ()))
+	}
+	fmt.Fprint(os.NewFile(bootStatusFD, "status"), err)
+	return ExitFailed
+}
+
+// checkOwnInit refuses what cannot be booted as the init that the user says.
+func checkOwnInit(kind string) error {
+	to, err := filepath.EvalSymlinks("/sbin/init")
+	if err != nil {
+		return fmt.Errorf("init = %q: the environment has no /sbin/init: without that key, install it there (on Debian  apt-get install systemd-sysv)", kind)
+	}
+	if is := strings.Contains(filepath.Base(to), config.InitSystemd); is != (kind == config.InitSystemd) {
+		return fmt.Errorf("init = %q: the environment's /sbin/init is %s", kind, to)
+	}
+	return nil
+}
+
+// ownInitGrace is how long a distribution may take to go down.
+const ownInitGrace = 30 * time.Second
+
+// systemdPowerOff is SIGRTMIN+4, as the C library counts (systemd(1), "Signals").
+const systemdPowerOff = syscall.Signal(34 + 4)
+
+// powerOff has the distribution's init go down.
+func (in *initProcess) powerOff() {
+	in.mu.Lock()
+	o := in.own
+	in.own, in.wanted = nil, false
+	in.mu.Unlock()
+	if o == nil {
+		return
+	}
+	if o.kind == config.InitSystemd {
+		kill(o.pid, systemdPowerOff)
+	} else if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+		attr := &syscall.ProcAttr{Dir: "/", Env: bootEnv(o.kind), Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true}}
+		// One that has no poweroff(8) is killed below.
+		in.mu.Lock()
+		_, _, _ = in.forkIn(o, "/sbin/poweroff", []string{"poweroff"}, attr, 0o022, false)
+		in.mu.Unlock()
+		null.Close()
+	}
+	select {
+	case <-o.gone:
+	case <-time.After(ownInitGrace):
+		kill(o.pid, unix.SIGKILL)
+	}
+}
+
+// followOwnInit boots again when the distribution's init ends by a reboot, and
+// else ends the environment as a machine that is switched off.
+func (in *initProcess) followOwnInit(o *ownInit) {
+	for {
+		ws := <-o.done
+		close(o.gone)
+		in.mu.Lock()
+		mine := in.own == o
+		in.mu.Unlock()
+		if !mine {
+			return // powerOff's
+		}
+		// reboot(2), "Behavior inside PID namespaces".
+		if !ws.Signaled() || ws.Signal() != unix.SIGHUP {
+			fmt.Fprintf(os.Stderr, "%s has ended: %s\n", o.kind, waitText(ws))
+			in.end()
+			os.Exit(0)
+		}
+		close(o.left)
+		if err := in.boot(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			in.end()
+			os.Exit(0)
+		}
+		in.mu.Lock()
+		o = in.own
+		in.mu.Unlock()
+	}
+}
+
+func waitText(ws syscall.WaitStatus) string {
+	if ws.Signaled() {
+		return "signal " + unix.SignalName(ws.Signal())
+	}
+	return fmt.Sprintf("exit code %d", ws.ExitStatus())
 }

@@ -67,6 +67,9 @@ func (in *initProcess) startServices(ctx context.Context) {
 
 // crontabs is the root whose crontabs are honoured. Those of the host are its own cron's.
 func (in *initProcess) crontabs() string {
+	if in.cfg.Settings.Init != "" {
+		return "" // the distribution's cron
+	}
 	if on := in.cfg.Settings.Crontabs; on != nil && *on || on == nil && in.cfg.OwnRoot {
 		return "/"
 	}
@@ -96,9 +99,9 @@ func (in *initProcess) stopServices() {
 func (in *initProcess) setWanted(wanted bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.wanted = wanted
+	in.wanted = wanted || in.own != nil
 	text := "0"
-	if wanted {
+	if in.wanted {
 		text = "1"
 	}
 	_ = in.keeper.Send(InitWanted, text) // a keeper that is gone is seen by serve

@@ -41,6 +41,9 @@ type Config struct {
 	Home, Shell, User string
 	// Settings are what the user's configuration says of it.
 	Settings config.Settings
+	// Groups is the control group below which the environment gets its own, and
+	// Group what it got; empty: none.
+	Groups, Group string
 	// Root is the environment's root file system; nil: the host's own files.
 	Root *store.Root
 	// Program to start the keeper from; nil: the caller's own.
@@ -116,6 +119,12 @@ func Running(ctx context.Context, d Dirs, name string) bool {
 }
 
 func launch(ctx context.Context, cfg Config) error {
+	var err error
+	if cfg.Groups != "" {
+		if cfg.Group, err = makeGroups(cfg.Groups, cfg.Name, cfg.Map); err != nil {
+			return fmt.Errorf("cannot start environment %s: %w", cfg.Name, err)
+		}
+	}
 	logFile, err := OpenLog(cfg.Dirs.Log(cfg.Name))
 	if err != nil {
 		return err
@@ -144,7 +153,7 @@ func launch(ctx context.Context, cfg Config) error {
 	cmd.Dir, cmd.Env = "/", cfg.Environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	mapless := !cfg.Privileged && cfg.Map.Birth(cmd.SysProcAttr)
-	err = cmd.Start()
+	err = InGroup(cfg.Group, cmd.SysProcAttr, cmd.Start)
 	configR.Close()
 	readyW.Close()
 	if err != nil {

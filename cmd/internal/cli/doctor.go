@@ -47,7 +47,7 @@ type host struct {
 	release  func() string
 	dirs     func() (env.Dirs, error)
 	login    func() login
-	ownInit  func() *env.OwnInit
+	groups   func() (string, error)
 	root     bool
 }
 
@@ -81,11 +81,11 @@ func thisHost() host {
 			}
 			return unix.ByteSliceToString(u.Release[:])
 		},
-		subuid:  func() error { _, err := ns.Choose(ns.Subuid); return err },
-		dirs:    env.UserDirs,
-		login:   hostLogin,
-		ownInit: env.CheckOwnInit,
-		root:    os.Geteuid() == 0,
+		subuid: func() error { _, err := ns.Choose(ns.Subuid); return err },
+		dirs:   env.UserDirs,
+		login:  hostLogin,
+		groups: env.DelegatedGroup,
+		root:   os.Geteuid() == 0,
 	}
 }
 
@@ -280,9 +280,13 @@ func survives(l login) finding {
 
 // distributionInit tells what init = "systemd" lacks.
 func (h host) distributionInit() finding {
-	why := h.ownInit()
-	return finding{Name: "own init", Status: lacking, Detail: "a distribution's own init is not booted: " + why.Reason, Remedy: why.Remedy,
-		Meaning: "init = \"systemd\" is refused; lx service import UNIT  runs a distribution's units without it"}
+	dir, err := h.groups()
+	var why *env.NotDelegated
+	if errors.As(err, &why) {
+		return finding{Name: "own init", Status: lacking, Detail: "systemd cannot be booted inside: " + why.Reason, Remedy: why.Remedy,
+			Meaning: "init = \"systemd\" is refused; lx service import UNIT  runs a distribution's units without it"}
+	}
+	return finding{Name: "own init", Status: fine, Detail: "init = \"systemd\" boots a distribution's own: control groups are delegated (" + dir + ")"}
 }
 
 func printFindings(w io.Writer, list []finding, onlyBad bool) error {

@@ -22,7 +22,7 @@ func healthy() host {
 		release:  func() string { return "6.18" },
 		dirs:     func() (env.Dirs, error) { return env.Dirs{Runtime: "/run/user/1/lx"}, nil },
 		login:    func() login { return login{user: "anna"} },
-		ownInit:  func() *env.OwnInit { return &env.OwnInit{Reason: "version 1", Remedy: "boot"} },
+		groups:   func() (string, error) { return "", &env.NotDelegated{Reason: "version 1", Remedy: "boot"} },
 	}
 }
 
@@ -83,6 +83,7 @@ func TestDoctor(t *testing.T) {
 		{"in lx", func(h *host) { h.probe = func() probed { return probed{Nested: true} } }, "nested", lacking, "outside"},
 		{"no lingering", func(h *host) { h.login = func() login { return login{systemd: true, user: "anna"} } }, "survival", lacking, "enable-linger anna"},
 		{"own init", func(*host) {}, "own init", lacking, "boot"},
+		{"delegated", func(h *host) { h.groups = func() (string, error) { return "/mine", nil } }, "own init", fine, ""},
 		{"lingering", func(h *host) { h.login = func() login { return login{systemd: true, linger: true, user: "anna"} } }, "survival", fine, ""},
 		{"open runtime directory", func(h *host) {
 			h.dirs = func() (env.Dirs, error) { return env.Dirs{}, errors.New("open to others") }

@@ -9,7 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/store"
 )
 
 // keep starts the wanted environments, and starts one again whose keeper has
@@ -20,13 +22,26 @@ func (d *daemon) keep(ctx context.Context) {
 		d.log.Warn("records", "err", err)
 	}
 	for _, r := range list {
-		if r.Wanted {
+		if d.wanted(r) {
 			d.watch(ctx, r.Name, true)
 		}
 	}
 	if err := d.follow(ctx); err != nil {
 		d.log.Error("cannot follow environments", "err", err)
 	}
+}
+
+// wanted says whether the environment runs whenever the daemon does: it has
+// enabled services, or the configuration names some or an init of its own.
+func (d *daemon) wanted(r store.Record) bool {
+	if r.Wanted {
+		return true
+	}
+	s, err := config.Load(d.dirs.Config, r.Name)
+	if err != nil {
+		d.log.Warn("configuration", "err", err)
+	}
+	return s.Init != "" || len(s.Services) > 0
 }
 
 // follow watches environments that somebody else starts.
@@ -58,7 +73,7 @@ func (d *daemon) follow(ctx context.Context) error {
 			d.log.Warn("records", "err", err)
 		}
 		for _, r := range list {
-			if r.Wanted {
+			if d.wanted(r) {
 				d.watch(ctx, r.Name, false)
 			}
 		}
@@ -109,7 +124,7 @@ func (d *daemon) lookAfter(ctx context.Context, name string, start bool) {
 			return
 		}
 		r, err := d.store.Get(name)
-		if _, crashed := d.dirs.Process(name); ctx.Err() != nil || err != nil || !r.Wanted || !crashed {
+		if _, crashed := d.dirs.Process(name); ctx.Err() != nil || err != nil || !d.wanted(r) || !crashed {
 			return
 		}
 		if time.Since(began) > stable {

@@ -46,8 +46,10 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 			return fmt.Errorf("cannot start %s with the map %q: its files were imported with %q", name, o.Map, rec.Map)
 		}
 		if cfg.Settings.Init == config.InitSystemd {
-			why := env.CheckOwnInit()
-			return hinted{fmt.Errorf("cannot start %s with init = %q: %w", name, cfg.Settings.Init, why), cmp.Or(why.Remedy, "lx service import UNIT  runs a distribution's units without its init")}
+			var why *env.NotDelegated
+			if cfg.Groups, err = env.DelegatedGroup(); errors.As(err, &why) {
+				return hinted{fmt.Errorf("cannot start %s with init = %q: %w", name, cfg.Settings.Init, err), cmp.Or(why.Remedy, "lx service import UNIT  runs a distribution's units without its init")}
+			}
 		}
 		root := st.Root(rec)
 		cfg.Host = env.Host(cfg.Settings.Host)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -244,9 +245,14 @@ func (k *keeper) startInit() error {
 		attr.UidMappings, attr.GidMappings = k.cfg.Map.Identity().SysProcIDMaps()
 		attr.GidMappingsEnableSetgroups = k.cfg.Map.Kind != ns.Single
 	}
-	var err error
-	k.init, err = k.spawn(env.RoleInit, attr, k.initConfig())
-	return err
+	group := k.cfg.Group
+	if group != "" {
+		group = filepath.Join(group, env.GuestsGroup)
+	}
+	return env.InGroup(group, attr, func() (err error) {
+		k.init, err = k.spawn(env.RoleInit, attr, k.initConfig())
+		return err
+	})
 }
 
 // startBroker starts a broker and gives it what its predecessor left.
