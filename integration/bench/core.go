@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -69,7 +70,15 @@ func (b *bench) keep(flags ...string) (stop func() error, err error) {
 	if _, err := b.output(append(append([]string{b.lx}, flags...), "sh", "-c", "setsid sleep 100000 >/dev/null 2>&1 </dev/null &")...); err != nil {
 		return nil, err
 	}
-	return func() error { _, err := b.output(b.lx, "stop"); return err }, nil
+	return b.stop, nil
+}
+
+// stop ends the environment, also where the bench was interrupted.
+func (b *bench) stop() error {
+	last := *b
+	last.ctx = context.WithoutCancel(b.ctx)
+	_, err := last.output(b.lx, "stop")
+	return err
 }
 
 // sources lays out a small C project and a tree of 4,000 files.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // contender measures one way to do a row's work, in the row's unit.
@@ -85,11 +86,18 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
+// A row that takes no longer than cheap is measured at least leastRuns times.
+const (
+	cheap     = 2 * time.Second
+	leastRuns = 3
+)
+
 // measure runs the row's contenders in turns, so that what disturbs the
 // machine disturbs all of them.
 func (r row) measure(times int) ([]sample, error) {
 	out := make([]sample, len(r.contenders))
-	for range times {
+	start := time.Now()
+	for turn := 0; turn < times || turn < leastRuns && time.Since(start) < cheap; turn++ {
 		for i, c := range r.contenders {
 			v, err := c.run()
 			if err != nil {
@@ -112,7 +120,7 @@ type table struct {
 
 func (t *table) group(title string, rows []row) {
 	tw := tabwriter.NewWriter(t.w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t.w, "\n%s: median (least–most) of %d interleaved runs\n", title, t.times)
+	fmt.Fprintf(t.w, "\n%s: median (least–most) of %d interleaved runs, of at least %d where they are cheap\n", title, t.times, leastRuns)
 	for _, r := range rows {
 		if !strings.Contains(title+" "+r.name, t.match) {
 			continue

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lxbridge/lx/integration/smbtest"
 )
 
@@ -131,7 +129,7 @@ func (b *bench) lxMount(srv *smbtest.Server, cred string) (m mounted, unmount fu
 		"-o", fmt.Sprintf("port=%d,credentials=%s", srv.Port, cred)); err != nil {
 		return m, nil, err
 	}
-	return mounted{"lx", dir, []string{b.lx}}, func() error { _, err := b.output(b.lx, "stop"); return err }, nil
+	return mounted{"lx", dir, []string{b.lx}}, b.stop, nil
 }
 
 // cacheTime is how long the mounts may keep what a server told of a directory.
@@ -167,14 +165,18 @@ func (b *bench) fuseProgram(name string, cmd *exec.Cmd, dir string) (stop func()
 		// It unmounts at SIGTERM; how it ends is its own matter.
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-exited
+		if !hasMount(dir) {
+			return
+		}
+		fmt.Fprintf(os.Stderr, "%s leaves its mount\n", name)
+		umount := exec.Command("fusermount3", "-u", "-z", dir)
+		umount.SysProcAttr = cmd.SysProcAttr
+		if out, err := umount.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "cannot unmount %s: %v: %s\n", dir, err, out)
+		}
 	}
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC {
-			return stop, nil
-		}
-		// Another user's FUSE mount denies even root.
-		if b, err := os.ReadFile("/proc/self/mounts"); err == nil && strings.Contains(string(b), " "+dir+" ") {
+		if hasMount(dir) {
 			return stop, nil
 		}
 		select {
@@ -187,12 +189,19 @@ func (b *bench) fuseProgram(name string, cmd *exec.Cmd, dir string) (stop func()
 	return nil, fmt.Errorf("%s did not mount: %s", name, stderr.String())
 }
 
+// hasMount asks the table, for another user's FUSE mount denies even root.
+func hasMount(dir string) bool {
+	b, err := os.ReadFile("/proc/self/mounts")
+	return err == nil && strings.Contains(string(b), " "+dir+" ")
+}
+
 // share makes work on the server's own directory, so that no client has seen it.
 type share struct {
 	b                  *bench
 	dir                string
 	mib, files, random int
 	trusted            time.Duration // how long a mount may believe what it knew of a directory that changes here
+	last               string        // directory that was made
 	n                  int
 	data               []byte
 }
@@ -286,7 +295,9 @@ func (s *share) randread(depth int) func(m mounted) (float64, error) {
 	}
 }
 
-// directory makes a new directory with files files on the server.
+// directory makes a new directory with files files on the server. The last one
+// goes only when its mount has long been done with it: rclone crashes where a
+// file vanishes that it has just sent.
 func (s *share) directory(files int) (string, error) {
 	name := s.next("dir")
 	dir := filepath.Join(s.dir, name)
@@ -302,7 +313,9 @@ func (s *share) directory(files int) (string, error) {
 		}
 	}
 	s.age()
-	return name, nil
+	err := os.RemoveAll(s.last)
+	s.last = dir
+	return name, err
 }
 
 // inDirectory runs work on a new directory; atServer: it is told where that is
@@ -320,7 +333,7 @@ func (s *share) inDirectory(m mounted, files int, work string, atServer bool) (f
 	if work == "create" && err == nil {
 		_, err = allThere([]string{filepath.Join(s.dir, name), args[0]}) // what is late is not to disturb others
 	}
-	return v, errors.Join(err, os.RemoveAll(filepath.Join(s.dir, name)))
+	return v, err
 }
 
 func (s *share) stat(m mounted) (float64, error) {

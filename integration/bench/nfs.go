@@ -117,7 +117,7 @@ func (b *bench) nfs(t *table) (err error) {
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	defer func() {
-		_, stopErr := b.output(b.lx, "stop")
+		stopErr := b.stop()
 		err = errors.Join(err, stopErr)
 	}()
 	for _, version := range []string{"4.2", "3"} {
