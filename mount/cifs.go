@@ -48,8 +48,19 @@ func complete(ctx context.Context, t guest.Thread, o *option.CIFS) error {
 	if err != nil {
 		return err
 	}
-	o.GID, err = owner(t, "gid", o.GID, o.HasGID, ids.GID)
+	if o.GID, err = owner(t, "gid", o.GID, o.HasGID, ids.GID); err != nil {
+		return err
+	}
+	maps, err := hostIDs()
+	o.NoPerm = o.NoPerm || !o.Perm && modesIdle(maps.uid, o)
 	return err
+}
+
+// modesIdle says that the kernel need not check modes: inside there is one user,
+// who then owns all files, and no mode refuses an owner anything. To check them
+// costs a question after each change of a directory.
+func modesIdle(uid idMap, o *option.CIFS) bool {
+	return uid.single() && o.FileMode&0o600 == 0o600 && o.DirMode&0o700 == 0o700
 }
 
 // owner is an id of an option in the numbers of our own user namespace, or
@@ -131,10 +142,16 @@ func servingCIFS(o *option.CIFS) serve.Options {
 	}
 }
 
+// unseen says that a caller's system call shows it no attributes.
+func unseen(c fuse.Caller) bool { return guest.Thread{TID: int(c.PID)}.InNameCall() }
+
 func presentCIFS(v volume.Volume, of option.Options, show func(*volume.Attr), note func(error)) fileSystem {
 	o := of.(*option.CIFS)
 	options := servingCIFS(o)
 	options.Present, options.Note = show, note
+	if !o.NoPerm {
+		options.Unseen = unseen
+	}
 	fs := serve.New(v, options)
 	if !o.NoDelete && !o.NoStrictSync {
 		return fs

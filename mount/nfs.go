@@ -120,6 +120,9 @@ func presentNFS(of volume.Volume, o option.Options, show func(*volume.Attr), not
 	v := of.(*nfsVolume)
 	options := servingNFS(o.(*option.NFS))
 	options.Note, options.Accept, options.Present = note, v.owners.accept, v.owners.present
+	if !v.owners.uid.single() {
+		options.Unseen = unseen
+	}
 	if show != nil { // the host knows the server's owners by their own numbers
 		options.Present = func(a *volume.Attr) { v.owners.present(a); show(a) }
 	}

@@ -20,6 +20,23 @@ func plan(o *option.CIFS) string {
 	return fmt.Sprintf("%+v %q %+v %+v %+v %+v %v %v", c, string(c.Password), cfg, server, servingCIFS(o), o.Mount, o.NoDelete, o.NoStrictSync)
 }
 
+// The kernel checks modes where they may refuse somebody something.
+func TestModesIdle(t *testing.T) {
+	single, many := parseIDMap("0 1000 1"), parseIDMap("0 1000 1\n1 100000 65536")
+	for _, c := range []struct {
+		uid       idMap
+		file, dir uint32
+		want      bool
+	}{
+		{single, 0o755, 0o755, true}, {single, 0o600, 0o700, true}, {many, 0o777, 0o777, false},
+		{single, 0o444, 0o755, false}, {single, 0o666, 0o755, true}, {single, 0o755, 0o555, false}, {single, 0o755, 0o666, false},
+	} {
+		if got := modesIdle(c.uid, &option.CIFS{FileMode: c.file, DirMode: c.dir}); got != c.want {
+			t.Errorf("%v, file_mode=%o, dir_mode=%o: %v", c.uid, c.file, c.dir, got)
+		}
+	}
+}
+
 // What the grammar takes reaches the connection, the serving layer or the
 // superblock: no field of CIFS is set and forgotten.
 func TestOptionsReachSomewhere(t *testing.T) {

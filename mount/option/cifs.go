@@ -55,6 +55,7 @@ type CIFS struct {
 	UID, GID          uint32 // in the caller's user namespace
 	HasUID, HasGID    bool
 	FileMode, DirMode uint32
+	Perm              bool // modes are checked even where they refuse nobody anything
 	NoPerm            bool
 
 	MapChars                     MapChars

@@ -46,8 +46,8 @@ var setters = withFlags(func(o *CIFS) *Common { return &o.Common }, map[string]f
 	"gid":       func(o *CIFS, v value) error { o.HasGID = true; return v.id(&o.GID) },
 	"file_mode": func(o *CIFS, v value) error { return v.mode(&o.FileMode) },
 	"dir_mode":  func(o *CIFS, v value) error { return v.mode(&o.DirMode) },
-	"perm":      on(func(o *CIFS) { o.NoPerm = false }),
-	"noperm":    on(func(o *CIFS) { o.NoPerm = true }),
+	"perm":      on(func(o *CIFS) { o.Perm, o.NoPerm = true, false }),
+	"noperm":    on(func(o *CIFS) { o.Perm, o.NoPerm = false, true }),
 
 	"mapposix":   on(func(o *CIFS) { o.MapChars = MapPosix }),
 	"nomapposix": on(func(o *CIFS) { o.MapChars = MapNone }),

@@ -67,6 +67,25 @@ func (i *inode) own(limit time.Duration) (volume.Attr, bool) {
 	return i.attr, len(i.behind.pieces) > 0 && time.Since(i.attrAt) < limit
 }
 
+// modeOnly are the last known attributes of a directory where nobody will see
+// more of them than mode and owner. The kernel asks after each change of a
+// directory, only to check the permissions of who changes it next, and that
+// would cost as much as the change. The answer is not to be kept: who looks at
+// the times asks anew, and is told the server's.
+func (f *FS) modeOnly(ctx context.Context, i *inode) (volume.Attr, bool) {
+	if f.opts.Unseen == nil || i.typ != syscall.S_IFDIR {
+		return volume.Attr{}, false
+	}
+	i.mu.Lock()
+	a, young := i.attr, time.Since(i.attrAt) < f.opts.AttrTimeout
+	i.mu.Unlock()
+	if !young {
+		return a, false
+	}
+	c, ok := fuse.CallerOf(ctx)
+	return a, ok && f.opts.Unseen(c)
+}
+
 // doubt has i's attributes asked for again: a name of it has changed.
 func (i *inode) doubt() {
 	if i == nil {
@@ -165,6 +184,9 @@ func (f *FS) Getattr(ctx context.Context, node, _ uint64, _ bool) (fuse.Attr, ti
 	}
 	if a, valid, ok := f.listedAttr(i); ok {
 		return f.show(i, a), valid, 0
+	}
+	if a, ok := f.modeOnly(ctx, i); ok {
+		return f.show(i, a), 0, 0
 	}
 	start := time.Now()
 	a, err := f.refresh(ctx, i)

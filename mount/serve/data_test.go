@@ -758,3 +758,42 @@ func TestListing(t *testing.T) {
 	b.fs.Releasedir(fuse.RootID, o.FH)
 	b.end(nil)
 }
+
+// TestModeOnly: a caller who sees no attributes of a directory gets those that
+// are known, not to be kept, and only while they may be believed.
+func TestModeOnly(t *testing.T) {
+	const blind, seeing = 1, 2
+	b := newBed(t, Options{AttrTimeout: time.Hour, Unseen: func(c fuse.Caller) bool { return c.PID == blind }})
+	ask := func(pid uint32, node uint64, wantAsked int) (fuse.Attr, time.Duration) {
+		t.Helper()
+		before := b.vol.count("getattr")
+		a, valid, no := b.fs.Getattr(fuse.WithCaller(b.ctx, fuse.Caller{PID: pid}), node, 0, false)
+		b.ok("getattr", no)
+		if n := b.vol.count("getattr") - before; n != wantAsked {
+			t.Errorf("the server was asked %d times for process %d, want %d", n, pid, wantAsked)
+		}
+		return a, valid
+	}
+	ask(blind, fuse.RootID, 1) // nothing is known yet
+	old, valid := ask(seeing, fuse.RootID, 1)
+	if valid != time.Hour {
+		t.Errorf("attributes hold for %v", valid)
+	}
+	node, fh := b.create("f")
+	a, valid := ask(blind, fuse.RootID, 0)
+	if valid != 0 || a.Mode != old.Mode {
+		t.Errorf("mode %o for %v, want %o for no time", a.Mode, valid, old.Mode)
+	}
+	if a, _ := ask(seeing, fuse.RootID, 1); a.Mtime == old.Mtime {
+		t.Error("who looks sees times of before a change")
+	}
+	ask(blind, node, 1) // a file
+	root := b.fs.inodes[fuse.RootID]
+	root.mu.Lock()
+	root.attrAt = root.attrAt.Add(-2 * time.Hour)
+	root.mu.Unlock()
+	ask(blind, fuse.RootID, 1)
+	b.fs.Release(node, fh, 0, 0)
+	b.fs.Forget(node, 1)
+	b.end(nil)
+}

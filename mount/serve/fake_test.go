@@ -15,7 +15,8 @@ import (
 type fake struct {
 	volume.Volume
 	features func(*volume.Features)
-	bare     bool // no file ids; listings without nodes; times of 1 s
+	bare     bool           // no file ids; listings without nodes; times of 1 s
+	most     map[string]int // how many times operations succeed; any number where there is none
 
 	mu    sync.Mutex // guards what follows
 	calls map[string]int
@@ -43,8 +44,13 @@ func (f *fake) enter(ctx context.Context, op, name string) error {
 		f.calls = map[string]int{}
 	}
 	f.calls[op]++
+	most, bounded := f.most[op]
+	tooMany := bounded && f.calls[op] > most
 	hook := f.hook
 	f.mu.Unlock()
+	if tooMany {
+		return syscall.EDQUOT
+	}
 	if hook != nil {
 		return hook(ctx, op, name)
 	}

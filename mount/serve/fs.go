@@ -49,6 +49,9 @@ type Options struct {
 	Present func(*volume.Attr)
 	// Accept changes owners that a caller sets into those of the server.
 	Accept func(*volume.SetAttr)
+	// Unseen says, where the kernel checks modes, that what a caller does shows
+	// it no attributes: it opens, makes or removes a name. Nil: never.
+	Unseen func(fuse.Caller) bool
 	// LocalLocks keeps locks on this mount only, whatever the volume can do.
 	LocalLocks bool
 	// Note, where set, is told of failures that no caller sees.

@@ -1,9 +1,14 @@
 package serve
 
 import (
+	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/mount/volume/volumetest"
 )
@@ -44,4 +49,52 @@ func TestKernel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { volumetest.Run(t, mounted(t, name), o) })
 	}
+}
+
+// fewGetattrs is how many questions for attributes TestAskedLittle's server answers.
+const fewGetattrs = 30
+
+// TestAskedLittle: the kernel asks for a directory's attributes after each
+// change, to check permissions. The server hears of it only where somebody
+// looks at them, who is then told the truth.
+func TestAskedLittle(t *testing.T) {
+	dir := mounted(t, "asked little")
+	modified := func() time.Time {
+		t.Helper()
+		fi, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.ModTime()
+	}
+	last := modified()
+	changed := func(what string) {
+		t.Helper()
+		if now := modified(); !now.After(last) {
+			t.Errorf("after %s the directory is of %v still", what, now)
+		} else {
+			last = now
+		}
+	}
+	files := make([]string, 50)
+	for i := range files {
+		files[i] = filepath.Join(dir, fmt.Sprint("f", i))
+		if err := os.WriteFile(files[i], nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changed("creating")
+	for i, name := range files { // os.Rename looks first
+		if err := unix.Rename(name, name+"x"); err != nil {
+			t.Fatal(err)
+		}
+		files[i] += "x"
+	}
+	changed("renaming")
+	for _, name := range files {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changed("removing")
 }

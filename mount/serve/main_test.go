@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/core/fuse"
+	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/ns/nstest"
 	"github.com/lxbridge/lx/mount/memvol"
 	"github.com/lxbridge/lx/mount/volume"
@@ -63,7 +64,9 @@ var variants = map[string]variant{
 	"strict": {vol: memory, list: true},
 	"none":   {vol: memory, opts: Options{Cache: None}},
 	"loose":  {vol: memory, opts: Options{Cache: Loose}, wire: fuse.Config{Writeback: true}},
-	"poor":   {vol: poor, wire: fuse.Config{TimeGran: time.Second}},
+	"asked little": {vol: func() volume.Volume { return &fake{Volume: memory(), most: map[string]int{"getattr": fewGetattrs}} },
+		opts: Options{AttrTimeout: time.Hour, Unseen: func(c fuse.Caller) bool { return guest.Thread{TID: int(c.PID)}.InNameCall() }}},
+	"poor": {vol: poor, wire: fuse.Config{TimeGran: time.Second}},
 }
 
 // serveVariant mounts v at dir and serves it until it is unmounted.
