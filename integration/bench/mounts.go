@@ -144,18 +144,31 @@ func (b *bench) rcloneMount(srv *smbtest.Server) (m mounted, stop func(), err er
 	if err != nil {
 		return m, nil, err
 	}
+	log := filepath.Join(b.dir, "home", "rclone.log")
 	cmd := b.command(b.rclone, "mount", "bench:"+smbtest.Data, dir,
-		"--vfs-cache-mode", "full", "--vfs-write-back", "0s", "--dir-cache-time", cacheTime.String())
+		"--log-file", log, "--vfs-cache-mode", "full", "--vfs-write-back", "0s", "--dir-cache-time", cacheTime.String())
 	cmd.Env = append(cmd.Env, "RCLONE_CONFIG_BENCH_TYPE=smb", "RCLONE_CONFIG_BENCH_HOST="+srv.Host,
 		"RCLONE_CONFIG_BENCH_PORT="+strconv.Itoa(srv.Port), "RCLONE_CONFIG_BENCH_USER="+srv.User, "RCLONE_CONFIG_BENCH_PASS="+obscured)
-	stop, err = b.fuseProgram("rclone", cmd, dir)
-	return mounted{"rclone", dir, nil}, stop, err
+	if stop, err = b.fuseProgram("rclone", cmd, dir); err != nil {
+		return m, nil, err
+	}
+	// Where it cannot have one rclone mounts without, which would be another peer.
+	text, err := os.ReadFile(log)
+	if err == nil && strings.Contains(string(text), "vfs cache") {
+		err = fmt.Errorf("rclone has no cache: %s", text)
+	}
+	if err != nil {
+		stop()
+		return m, nil, err
+	}
+	return mounted{"rclone", dir, nil}, stop, nil
 }
 
 // fuseProgram starts a program that serves a mount on dir until stop is called.
 func (b *bench) fuseProgram(name string, cmd *exec.Cmd, dir string) (stop func(), err error) {
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
+	cmd.SysProcAttr.Setsid = true // as it would be in the background, and lx is: sessions share processors alike
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

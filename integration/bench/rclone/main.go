@@ -4,6 +4,7 @@
 package main
 
 import (
+	_ "github.com/rclone/rclone/backend/local" // of the VFS cache
 	_ "github.com/rclone/rclone/backend/smb"
 	"github.com/rclone/rclone/cmd"
 	_ "github.com/rclone/rclone/cmd/mount"
