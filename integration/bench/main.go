@@ -2,7 +2,7 @@
 // same run, and prints ratios. A row that misses its target says MISS; the
 // exit code tells only whether measuring worked.
 //
-//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [environments] [mounts] [nfs] [fuse] [ports]
+//	bench [-lx FILE] [-rclone FILE] [-user NAME] [-short] [-runs N] [-match TEXT] [core] [environments] [mounts] [nfs] [fuse] [ports] [usb]
 package main
 
 import (
@@ -40,6 +40,9 @@ func main() {
 	}
 	if len(os.Args) > 2 && os.Args[1] == "serve-memory" {
 		fatal(serveMemory(os.Args[2], os.Args[3:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "serve-usb" {
+		fatal(serveUSB())
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
@@ -79,7 +82,7 @@ func run(ctx context.Context) (err error) {
 	flag.Parse()
 	groups := flag.Args()
 	if len(groups) == 0 {
-		groups = []string{"core", "environments", "mounts", "nfs", "fuse", "ports"}
+		groups = []string{"core", "environments", "mounts", "nfs", "fuse", "ports", "usb"}
 	}
 	b := &bench{ctx: ctx, short: *short}
 	if b.lx, err = filepath.Abs(*lx); err != nil {
@@ -137,8 +140,10 @@ func run(ctx context.Context) (err error) {
 			err = b.fuse(t)
 		case "ports":
 			err = b.ports(t)
+		case "usb":
+			err = b.usb(t)
 		default:
-			err = fmt.Errorf("no group %q: want core, environments, mounts, nfs, fuse, ports", g)
+			err = fmt.Errorf("no group %q: want core, environments, mounts, nfs, fuse, ports, usb", g)
 		}
 		if err != nil {
 			return err

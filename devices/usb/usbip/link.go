@@ -28,7 +28,7 @@ const (
 // link is one connection after an import: a writer, a reader, and the URBs
 // between them.
 type link struct {
-	conn    net.Conn
+	conn    socket
 	device  uint32 // the server's id
 	options *Options
 	profile Profile
@@ -40,6 +40,8 @@ type link struct {
 	wake      sync.Cond // of the writer: queue or err changed
 	err       error     // why it ends; nil: it lives
 	seq       uint32
+	idle      bool              // the writer waits
+	rest      []byte            // of a message that was begun, to be sent first
 	queue     []*entry          // to be sent, in order
 	pending   map[uint32]*entry // queued, or sent and not answered
 	forgotten int               // of pending: cancelled and complete
@@ -80,7 +82,7 @@ type entry struct {
 }
 
 func newLink(conn net.Conn, device uint32, d *Device) *link {
-	l := &link{conn: conn, device: device, options: &d.options, profile: d.profile, speed: d.Speed(), ended: d.ended,
+	l := &link{conn: newSocket(conn), device: device, options: &d.options, profile: d.profile, speed: d.Speed(), ended: d.ended,
 		done: make(chan struct{}), pending: map[uint32]*entry{}}
 	l.wake.L = &l.mu
 	l.setEndpoints(nil)
@@ -174,8 +176,33 @@ func (l *link) enqueue(h Header) *entry {
 	*e = entry{header: h, begun: time.Now()}
 	l.pending[h.Seq] = e
 	l.queue = append(l.queue, e)
-	l.wake.Signal()
 	return e
+}
+
+// flush sees that what was queued is sent: by the writer, many messages at
+// once, or, where the line is quiet and somebody waits, here.
+func (l *link) flush() {
+	if !l.idle || len(l.queue) != 1 || len(l.pending) > 2 || len(l.rest) > 0 || l.conn.raw == nil {
+		l.wake.Signal()
+		return
+	}
+	e := l.queue[0]
+	if e.cause != 0 || e.header.Length > smallMessage || l.options.EarlyBulkOut {
+		l.wake.Signal()
+		return
+	}
+	message := appendSubmission(l.rest[:0], e)
+	n := l.conn.tryWrite(message)
+	if n == 0 {
+		l.wake.Signal()
+		return
+	}
+	e.sent = true
+	l.queue = l.queue[:0]
+	l.rest = message[:copy(message, message[n:])]
+	if len(l.rest) > 0 {
+		l.wake.Signal()
+	}
 }
 
 // drop ends an entry; nobody refers to it but, by its Seq, timers.
@@ -197,7 +224,9 @@ func (l *link) submit(u *usb.URB) error {
 			return l.submitWithZero(u)
 		}
 	}
-	return l.enqueueURB(u)
+	err := l.enqueueURB(u)
+	l.flush()
+	return err
 }
 
 func (l *link) enqueueURB(u *usb.URB) error {
@@ -279,7 +308,9 @@ func (l *link) submitWithZero(u *usb.URB) error {
 		return err
 	}
 	u.Held = w
-	return l.enqueueURB(&w.zero) // as the first one
+	err := l.enqueueURB(&w.zero) // as the first one
+	l.flush()
+	return err
 }
 
 // interval is what usb_submit_urb computes (USB 2.0, 9.6.6): microframes, or
@@ -337,6 +368,7 @@ func (l *link) cancel(e *entry, cause syscall.Errno) {
 	if e.sent {
 		l.enqueue(Header{Command: CmdUnlink, In: e.header.In, Endpoint: e.header.Endpoint, Victim: e.header.Seq})
 	}
+	l.wake.Signal()
 	wait := cancelTime
 	if !l.profile.CancelsOne {
 		wait = 0
@@ -381,15 +413,18 @@ func (l *link) write() {
 	var done []*usb.URB
 	for {
 		l.mu.Lock()
-		for len(l.queue) == 0 && l.err == nil {
+		l.idle = true
+		for len(l.queue) == 0 && len(l.rest) == 0 && l.err == nil {
 			l.wake.Wait()
 		}
+		l.idle = false
 		if l.err != nil {
 			l.mu.Unlock()
 			return
 		}
 		batch, l.queue = l.queue, batch[:0]
-		scratch, done = scratch[:0], done[:0]
+		scratch, done = append(scratch[:0], l.rest...), done[:0]
+		l.rest = l.rest[:0]
 		sent := 0
 		for _, e := range batch {
 			if len(scratch) >= keptScratch {
