@@ -126,16 +126,17 @@ func get(url string) (string, error) {
 // namespaces can be nested.
 func TestAsRootDebian(t *testing.T) {
 	needRoot(t, "run debootstrap")
-	packages := "bubblewrap hello"
+	packages := "bubblewrap keyutils hello"
 	ordinary := runAs.uid != 0
 	var group *os.File
 	if ordinary {
 		subuids(t)
 		group = delegatedGroup(t)
-		packages = "bubblewrap nginx postgresql"
+		packages = "bubblewrap keyutils nginx postgresql"
 	}
 	w := newWorld(t)
 	w.group = group
+	key := w.keyedDaemon()
 	var both sync.WaitGroup
 	for release, ids := range map[string]string{"bookworm": "", "trixie": w.someMap()} {
 		archive := debian(t, release)
@@ -167,6 +168,7 @@ func TestAsRootDebian(t *testing.T) {
 	} else {
 		same(t, "hello", w.ok("-d", "bookworm", "hello"), "Hello, world!")
 	}
+	w.refused("Permission denied", "-d", "bookworm", "keyctl", "print", key)
 	w.checkAPT("bookworm")
 	same(t, "nested", w.ok("-d", "bookworm", "bwrap", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--unshare-all", "id", "-u"), "0")
 	same(t, "unshare", w.ok("-d", "trixie", "unshare", "-Urmpf", "--mount-proc", "sh", "-c", "mount -t tmpfs none /mnt && echo $$"), "1")
@@ -177,6 +179,20 @@ func TestAsRootDebian(t *testing.T) {
 	if ordinary {
 		w.systemd("trixie")
 	}
+}
+
+// keyedDaemon starts the daemon in a session with a key, whose id it answers.
+func (w *world) keyedDaemon() (id string) {
+	w.t.Helper()
+	cmd := w.command(context.Background(), "daemon", "start")
+	cmd.Path, cmd.Args = helperPath, append([]string{helperPath}, cmd.Args...)
+	cmd.Env = append(cmd.Env, helperVar+"=keyed")
+	r := w.startCommand(cmd).wait(bound)
+	id, _, _ = strings.Cut(r.out, "\n")
+	if r.code != 0 {
+		w.t.Fatalf("a daemon in a session with a key: %v", r)
+	}
+	return id
 }
 
 // stockServices: nginx and PostgreSQL run by the distribution's own units, serve

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,7 @@ var helpers = map[string]func(args []string) error{
 	"mmap-read":  mmapRead,
 	"probe":      probe, "overwrite": overwrite, "impersonate": impersonate,
 	"speak":    speak,
+	"keyed":    keyed,
 	"fsconfig": fsconfig, "hang": hang, "latency": latency, "serve-http": serveHTTP,
 	"conformance": conformance,
 }
@@ -50,6 +52,20 @@ func bareMount(args []string) error {
 }
 
 // speak says what the listener at SOCKET answers to HTTP.
+// keyed runs a command in a session with a key of the user's, whose id it prints.
+func keyed(args []string) error {
+	runtime.LockOSThread()
+	if _, err := unix.KeyctlJoinSessionKeyring("lx-test"); err != nil {
+		return err
+	}
+	id, err := unix.AddKey("user", "lx-secret", []byte("the host's"), unix.KEY_SPEC_SESSION_KEYRING)
+	if err != nil {
+		return err
+	}
+	fmt.Println(id)
+	return unix.Exec(args[0], args, append(os.Environ(), helperVar+"="))
+}
+
 func speak(args []string) error {
 	c, err := net.Dial("unix", args[0])
 	if err != nil {

@@ -58,6 +58,7 @@ func TestImportedIsConfined(t *testing.T) {
 		"kernel settings":           "echo '|/bin/sh' >/proc/sys/kernel/core_pattern",
 		"sysrq":                     "echo h >/proc/sysrq-trigger",
 		"sysfs":                     "mount -o remount,rw /sys && touch /sys/x; mount -t sysfs none /mnt && echo x >/mnt/power/state",
+		"control groups":            "for d in /sys/fs/cgroup /sys/fs/fuse/connections; do mount -o remount,bind,rw $d; umount $d; umount -l $d; mount --rbind /sys /mnt; umount -l /mnt/${d#/sys}; find $d /mnt/${d#/sys} -mindepth 1; done | grep .",
 		"the host's root":           "umount -l / ; ls /home /work" + w.dir,
 		"below a mount":             "umount /etc/hosts && echo; umount -l /proc; umount -l /dev; ls /proc/1/root" + w.dir,
 		"a parent namespace":        "nsenter -t 1 -m ls " + w.dir,

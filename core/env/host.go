@@ -23,6 +23,23 @@ const (
 // never are directories that no environment sees, whatever the user says.
 var never = []string{"/proc", "/sys", "/dev", "/run", "/var/run"}
 
+// usersOwn are directories of the host's /sys with files of the user's, by which a
+// guest, whose root is the user, could end processes and mounts outside: control
+// groups, FUSE connections, pinned BPF objects.
+var usersOwn = []string{"/sys/fs/cgroup", "/sys/fs/fuse/connections", "/sys/fs/bpf"}
+
+// HideUsersOwn covers them. It has to be called in the keeper's namespaces, from
+// which guests inherit the covers, locked.
+func HideUsersOwn() error {
+	for _, dir := range usersOwn {
+		err := unix.Mount("lx", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "mode=755,size=4k")
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cannot hide %s from guests: %w", dir, err)
+		}
+	}
+	return nil
+}
+
 // Mount shows the host below /host of the root file system at place, without
 // never and the directories hidden, which are lx's own. The masks are made in
 // the keeper's user namespace, so that guests cannot lift them.

@@ -289,6 +289,9 @@ func (in *initProcess) followOwnInit(o *ownInit) {
 			return // powerOff's
 		}
 		// reboot(2), "Behavior inside PID namespaces".
+		in.mu.Lock()
+		in.own = nil
+		in.mu.Unlock()
 		if !ws.Signaled() || ws.Signal() != unix.SIGHUP {
 			fmt.Fprintf(os.Stderr, "%s has ended: %s\n", o.kind, waitText(ws))
 			in.end()

@@ -250,6 +250,18 @@ func (k *keeper) startInit() error {
 		group = filepath.Join(group, env.GuestsGroup)
 	}
 	return env.InGroup(group, attr, func() (err error) {
+		if k.cfg.Root != nil {
+			if err := env.HideUsersOwn(); err != nil {
+				return err
+			}
+			// Nor are the keys of the user's login for its guests: the thread that
+			// forks init has a session keyring of its own (session-keyring(7)).
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) {
+				return fmt.Errorf("cannot leave the user's session keyring: %w", err)
+			}
+		}
 		k.init, err = k.spawn(env.RoleInit, attr, k.initConfig())
 		return err
 	})
