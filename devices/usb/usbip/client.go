@@ -72,8 +72,9 @@ type Device struct {
 	cancel context.CancelFunc
 	gone   chan struct{}
 
-	op       sync.Mutex // held while the configuration changes
-	topology            // guarded by op; desc is set before Attach returns
+	desc     *usb.Description
+	op       sync.Mutex   // held while the configuration changes
+	settings usb.Settings // guarded by op
 
 	mu        sync.Mutex // guards what follows
 	resetting bool       // the link's end is not the device's
@@ -138,8 +139,9 @@ func (d *Device) attach(ctx context.Context) error {
 	if d.desc, err = usb.Describe(ctx, d); err != nil {
 		return err
 	}
+	d.settings.Configurations = d.desc.Configurations
 	value := d.info.Configuration
-	if d.configuration(value) == nil {
+	if d.settings.Configuration(value) == nil {
 		if len(d.desc.Configurations) == 0 {
 			return nil
 		}
@@ -259,7 +261,7 @@ func (d *Device) Cancel(u *usb.URB) { d.link.Load().cancelURB(u) }
 func (d *Device) SetConfiguration(ctx context.Context, value uint8) error {
 	d.op.Lock()
 	defer d.op.Unlock()
-	c := d.configuration(value)
+	c := d.settings.Configuration(value)
 	if c == nil && value != 0 {
 		return syscall.EINVAL
 	}
@@ -268,8 +270,8 @@ func (d *Device) SetConfiguration(ctx context.Context, value uint8) error {
 	if err := d.request(ctx, usb.ToDevice, usb.ReqSetConfiguration, uint16(value), 0); err != nil {
 		return err
 	}
-	d.configure(c)
-	l.setEndpoints(d.endpoints())
+	d.settings.Configure(c)
+	l.setEndpoints(d.settings.Endpoints())
 	return nil
 }
 
@@ -289,21 +291,21 @@ func (d *Device) SetInterface(ctx context.Context, iface, alt uint8) error {
 }
 
 func (d *Device) setInterface(ctx context.Context, iface, alt uint8) error {
-	if d.alternate(iface, alt) == nil {
+	if d.settings.Alternate(iface, alt) == nil {
 		return syscall.EINVAL
 	}
 	l := d.link.Load()
-	if now := d.alternate(iface, d.alts[iface]); now != nil {
+	if now := d.settings.Current(iface); now != nil {
 		l.cancelAll(func(a usb.Address) bool { return now.Endpoint(a) != nil })
 	}
 	if err := d.request(ctx, usb.ToInterface, usb.ReqSetInterface, uint16(alt), uint16(iface)); err != nil {
 		// A device of one setting may refuse to be asked for it (USB 2.0, 9.4.10).
-		if len(d.active.Interface(iface).Alternates) > 1 || !errors.Is(err, syscall.EPIPE) {
+		if len(d.settings.Active.Interface(iface).Alternates) > 1 || !errors.Is(err, syscall.EPIPE) {
 			return err
 		}
 	}
-	d.alts[iface] = alt
-	l.setEndpoints(d.endpoints())
+	d.settings.Set(iface, alt)
+	l.setEndpoints(d.settings.Endpoints())
 	return nil
 }
 
@@ -347,12 +349,12 @@ func (d *Device) resetPort(ctx context.Context) error {
 	if err := d.request(ctx, toPort, usb.ReqSetFeature, featurePortReset, 0); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return err
 	}
-	if err := d.same(ctx); err != nil || d.active == nil {
+	if err := d.same(ctx); err != nil || d.settings.Active == nil {
 		return err
 	}
-	for iface, alt := range d.alts {
-		if alt != 0 {
-			if err := d.setInterface(ctx, iface, 0); err != nil {
+	for _, i := range d.settings.Active.Interfaces {
+		if a := d.settings.Current(i.Number); a != nil && a.Alternate != 0 {
+			if err := d.setInterface(ctx, i.Number, 0); err != nil {
 				return err
 			}
 		}
@@ -380,14 +382,14 @@ func (d *Device) importAgain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.same(ctx); err != nil || d.active == nil {
+	if err := d.same(ctx); err != nil || d.settings.Active == nil {
 		return err
 	}
-	if err := d.request(ctx, usb.ToDevice, usb.ReqSetConfiguration, uint16(d.active.Value), 0); err != nil {
+	if err := d.request(ctx, usb.ToDevice, usb.ReqSetConfiguration, uint16(d.settings.Active.Value), 0); err != nil {
 		return err
 	}
-	d.configure(d.active)
-	d.link.Load().setEndpoints(d.endpoints())
+	d.settings.Configure(d.settings.Active)
+	d.link.Load().setEndpoints(d.settings.Endpoints())
 	return nil
 }
 

@@ -71,7 +71,7 @@ func labAttach(t *testing.T, dial Dialer, product uint16) *Device {
 // endpoint finds one in use.
 func labEndpoint(t *testing.T, d *Device, kind usb.Kind, in bool) usb.Endpoint {
 	t.Helper()
-	for _, e := range d.endpoints() {
+	for _, e := range d.settings.Endpoints() {
 		if e.Kind == kind && e.Address.In() == in {
 			return e
 		}

@@ -27,14 +27,15 @@ const (
 	keptBuffer = 512 << 10
 )
 
-// session is a device in a client's hands. Its reader alone changes the topology.
+// session is a device in a client's hands. Its reader alone changes the settings.
 type session struct {
 	conn socket
 	dev  usb.Device
 	id   uint32
-	topology
-	exists [32]bool     // by index
-	kinds  [32]usb.Kind // of what exists
+
+	settings usb.Settings
+	exists   [32]bool     // by index
+	kinds    [32]usb.Kind // of what exists
 
 	mu       sync.Mutex         // guards what follows
 	wake     sync.Cond          // done or pending have changed, or ended
@@ -66,11 +67,12 @@ func export(ctx context.Context, conn net.Conn, r *bufio.Reader, info DeviceInfo
 	defer cancel()
 	s := &session{conn: newSocket(conn), dev: dev, id: info.deviceID(), pending: map[uint32]*answer{}}
 	s.wake.L = &s.mu
-	var err error
-	if s.desc, err = usb.Describe(ctx, dev); err != nil {
+	desc, err := usb.Describe(ctx, dev)
+	if err != nil {
 		return err
 	}
-	s.configure(s.configuration(info.Configuration))
+	s.settings.Configurations = desc.Configurations
+	s.settings.Configure(s.settings.Configuration(info.Configuration))
 	s.setEndpoints()
 
 	var group sync.WaitGroup
@@ -123,7 +125,7 @@ func (s *session) drain() {
 func (s *session) setEndpoints() {
 	s.exists = [32]bool{}
 	s.exists[index(0)], s.exists[index(usb.DirIn)] = true, true
-	for _, e := range s.endpoints() {
+	for _, e := range s.settings.Endpoints() {
 		s.exists[index(e.Address)], s.kinds[index(e.Address)] = true, e.Kind
 	}
 }
@@ -284,18 +286,18 @@ func (s *session) standard(ctx context.Context, q usb.Setup) (done bool, err err
 	case q.RequestType == usb.ToDevice && q.Request == usb.ReqSetConfiguration:
 		value := uint8(q.Value)
 		if err = s.dev.SetConfiguration(ctx, value); err == nil {
-			s.configure(s.configuration(value))
+			s.settings.Configure(s.settings.Configuration(value))
 		}
 	case q.RequestType == usb.ToInterface && q.Request == usb.ReqSetInterface:
 		iface, alt := uint8(q.Index), uint8(q.Value)
-		if err = s.dev.SetInterface(ctx, iface, alt); err == nil && s.active != nil {
-			s.alts[iface] = alt
+		if err = s.dev.SetInterface(ctx, iface, alt); err == nil {
+			s.settings.Set(iface, alt)
 		}
 	case q.RequestType == usb.ToEndpoint && q.Request == usb.ReqClearFeature && q.Value == usb.FeatureEndpointHalt:
 		return true, s.dev.ClearHalt(ctx, usb.Address(q.Index))
 	case q.RequestType == toPort && q.Request == usb.ReqSetFeature && q.Value == featurePortReset:
 		if err = s.dev.Reset(ctx); err == nil {
-			s.configure(s.active)
+			s.settings.Configure(s.settings.Active)
 		}
 	default:
 		return false, nil
