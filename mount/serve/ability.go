@@ -70,6 +70,7 @@ func (f *FS) Setxattr(ctx context.Context, node uint64, name string, value []byt
 	if no != 0 {
 		return no
 	}
+	defer i.doubt()
 	return errno(v.Setxattr(ctx, i.node, name, value, flags))
 }
 
@@ -97,6 +98,7 @@ func (f *FS) Removexattr(ctx context.Context, node uint64, name string) syscall.
 	if no != 0 {
 		return no
 	}
+	defer i.doubt()
 	return errno(v.Removexattr(ctx, i.node, name))
 }
 

@@ -48,6 +48,7 @@ func (i *inode) learn(a volume.Attr, asked uint64) volume.Attr {
 		a.Size, a.Mtime, a.Change = i.attr.Size, i.attr.Mtime, i.attr.Change
 	}
 	i.attr, i.attrAt, i.asked = a, time.Now(), asked
+	i.toldAt = time.Time{}
 	return a
 }
 
@@ -93,7 +94,7 @@ func (i *inode) doubt() {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.attrAt, i.lease = time.Time{}, 0
+	i.attrAt, i.toldAt, i.lease = time.Time{}, time.Time{}, 0
 }
 
 // refresh asks the server for i's attributes.
@@ -181,6 +182,9 @@ func (f *FS) Getattr(ctx context.Context, node, _ uint64, _ bool) (fuse.Attr, ti
 	}
 	if a, ok := i.own(f.opts.AttrTimeout); ok {
 		return f.show(i, a), f.opts.AttrTimeout, 0
+	}
+	if a, valid, ok := f.toldAttr(i); ok {
+		return f.show(i, a), valid, 0
 	}
 	if a, valid, ok := f.listedAttr(i); ok {
 		return f.show(i, a), valid, 0

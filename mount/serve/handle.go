@@ -245,7 +245,13 @@ func (f *FS) Create(ctx context.Context, parent uint64, name string, flags, mode
 		return fuse.Entry{}, fuse.OpenOut{}, no
 	}
 	acc := f.accessMode(flags)
-	n, a, vh, err := f.vol.Create(ctx, p.node, name, acc|int(flags&(syscall.O_EXCL|syscall.O_TRUNC))|syscall.O_CREAT, mode&^umask)
+	var n volume.Node
+	var a volume.Attr
+	var vh volume.Handle
+	err := f.change(ctx, func(ctx context.Context) (err error) {
+		n, a, vh, err = f.vol.Create(ctx, p.node, name, acc|int(flags&(syscall.O_EXCL|syscall.O_TRUNC))|syscall.O_CREAT, mode&^umask)
+		return err
+	}, p)
 	if err != nil {
 		return fuse.Entry{}, fuse.OpenOut{}, errno(err)
 	}

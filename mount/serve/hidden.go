@@ -140,11 +140,14 @@ func (f *FS) exhume(i *inode) {
 	i.replaced = i.replaced || !i.linked() // who opens it from now on looks it up again
 	f.mu.Unlock()
 	p, name := g.dir, g.hidden
-	err := f.vol.Unlink(f.ctx, p.node, name)
-	// Somebody may still read its attributes through the handle: not for long.
-	for n := 0; errors.Is(err, syscall.EBUSY) && n < inUseTries && f.inUse(f.ctx); n++ {
-		err = f.vol.Unlink(f.ctx, p.node, name)
-	}
+	err := f.change(f.ctx, func(ctx context.Context) error {
+		err := f.vol.Unlink(ctx, p.node, name)
+		// Somebody may still read its attributes through the handle: not for long.
+		for n := 0; errors.Is(err, syscall.EBUSY) && n < inUseTries && f.inUse(ctx); n++ {
+			err = f.vol.Unlink(ctx, p.node, name)
+		}
+		return err
+	}, p)
 	if err != nil && !errors.Is(err, syscall.ENOENT) {
 		f.opts.Note(&volume.Error{Op: "remove", Name: name, Errno: errno(err), Err: err})
 	}

@@ -43,6 +43,8 @@ type inode struct {
 	known   bool      // attr was told at least once
 	attrAt  time.Time // when the server said so; zero: not to be relied on
 	asked   uint64    // the tick at which it was asked
+	toldAt  time.Time // of a directory: attrAt, where attr came with a change of ours and nothing since
+	changes changes   // of a directory
 	lease   uint64    // the promise of the server that attr is right by
 	pages   uint64    // the one that the kernel's cached pages are right by
 	changed uint64    // the tick of our last change of size or times

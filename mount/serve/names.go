@@ -71,8 +71,14 @@ func (f *FS) renamed(p *inode, name string) {
 	f.touch(p, name)
 }
 
-// made answers a node that was just made.
-func (f *FS) made(p *inode, name string, n volume.Node, a volume.Attr, err error) (fuse.Entry, syscall.Errno) {
+// make has do make name in p, and answers what was made.
+func (f *FS) make(ctx context.Context, p *inode, name string, do func(context.Context) (volume.Node, volume.Attr, error)) (fuse.Entry, syscall.Errno) {
+	var n volume.Node
+	var a volume.Attr
+	err := f.change(ctx, func(ctx context.Context) (err error) {
+		n, a, err = do(ctx)
+		return err
+	}, p)
 	if err != nil {
 		return fuse.Entry{}, errno(err)
 	}
@@ -87,8 +93,9 @@ func (f *FS) Mkdir(ctx context.Context, parent uint64, name string, mode, umask 
 	if no != 0 {
 		return fuse.Entry{}, no
 	}
-	n, a, err := f.vol.Mkdir(ctx, p.node, name, mode&^umask)
-	return f.made(p, name, n, a, err)
+	return f.make(ctx, p, name, func(ctx context.Context) (volume.Node, volume.Attr, error) {
+		return f.vol.Mkdir(ctx, p.node, name, mode&^umask)
+	})
 }
 
 // Symlink implements fuse.Symlinker.
@@ -101,8 +108,9 @@ func (f *FS) Symlink(ctx context.Context, parent uint64, name, target string) (f
 	if !ok {
 		return fuse.Entry{}, syscall.EPERM
 	}
-	n, a, err := v.Symlink(ctx, p.node, name, target)
-	return f.made(p, name, n, a, err)
+	return f.make(ctx, p, name, func(ctx context.Context) (volume.Node, volume.Attr, error) {
+		return v.Symlink(ctx, p.node, name, target)
+	})
 }
 
 // Mknod implements fuse.Mknoder. Regular files need no ability of the volume.
@@ -112,21 +120,24 @@ func (f *FS) Mknod(ctx context.Context, parent uint64, name string, mode, umask,
 		return fuse.Entry{}, no
 	}
 	if v, ok := f.vol.(volume.Mknoder); ok {
-		n, a, err := v.Mknod(ctx, p.node, name, mode&^umask, rdev)
-		return f.made(p, name, n, a, err)
+		return f.make(ctx, p, name, func(ctx context.Context) (volume.Node, volume.Attr, error) {
+			return v.Mknod(ctx, p.node, name, mode&^umask, rdev)
+		})
 	}
 	if mode&syscall.S_IFMT != syscall.S_IFREG && mode&syscall.S_IFMT != 0 {
 		return fuse.Entry{}, syscall.EPERM
 	}
-	n, a, h, err := f.vol.Create(ctx, p.node, name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, mode&^umask)
-	if err != nil {
-		return fuse.Entry{}, errno(err)
-	}
-	if err := h.Close(ctx); err != nil {
-		f.vol.Forget(n)
-		return fuse.Entry{}, errno(err)
-	}
-	return f.made(p, name, n, a, nil)
+	return f.make(ctx, p, name, func(ctx context.Context) (volume.Node, volume.Attr, error) {
+		n, a, h, err := f.vol.Create(ctx, p.node, name, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL, mode&^umask)
+		if err != nil {
+			return nil, a, err
+		}
+		if err := h.Close(ctx); err != nil {
+			f.vol.Forget(n)
+			return nil, a, err
+		}
+		return n, a, nil
+	})
 }
 
 // Link implements fuse.Linker.
@@ -147,7 +158,11 @@ func (f *FS) Link(ctx context.Context, node, newParent uint64, newName string) (
 		return fuse.Entry{}, errno(err)
 	}
 	asked := f.tick()
-	a, err := v.Link(ctx, i.node, p.node, newName)
+	var a volume.Attr
+	err := f.change(ctx, func(ctx context.Context) (err error) {
+		a, err = v.Link(ctx, i.node, p.node, newName)
+		return err
+	}, p)
 	if err != nil {
 		return fuse.Entry{}, errno(err)
 	}
@@ -181,12 +196,14 @@ func (f *FS) Unlink(ctx context.Context, parent uint64, name string) syscall.Err
 	}
 	i := f.child(p, name)
 	var hid bool
-	err := f.takeName(ctx, p, name, func(hidden bool) error {
-		if hid = hidden; hidden {
-			return nil
-		}
-		return f.vol.Unlink(ctx, p.node, name)
-	})
+	err := f.change(ctx, func(ctx context.Context) error {
+		return f.takeName(ctx, p, name, func(hidden bool) error {
+			if hid = hidden; hidden {
+				return nil
+			}
+			return f.vol.Unlink(ctx, p.node, name)
+		})
+	}, p)
 	if err != nil {
 		return errno(err)
 	}
@@ -209,10 +226,13 @@ func (f *FS) Rmdir(ctx context.Context, parent uint64, name string) syscall.Errn
 	}
 	dir := f.child(p, name)
 	hiding := f.hiding(dir)
-	err := f.vol.Rmdir(ctx, p.node, name)
-	if errno(err) == syscall.ENOTEMPTY && hiding && f.awaitHidden(ctx, dir) {
-		err = f.vol.Rmdir(ctx, p.node, name)
-	}
+	err := f.change(ctx, func(ctx context.Context) error {
+		err := f.vol.Rmdir(ctx, p.node, name)
+		if errno(err) == syscall.ENOTEMPTY && hiding && f.awaitHidden(ctx, dir) {
+			err = f.vol.Rmdir(ctx, p.node, name)
+		}
+		return err
+	}, p)
 	if err != nil {
 		return errno(err)
 	}
@@ -240,13 +260,13 @@ func (f *FS) Rename(ctx context.Context, parent uint64, name string, newParent u
 			return errno(err)
 		}
 	}
-	rename := func(bool) error { return f.vol.Rename(ctx, p.node, name, q.node, newName, flags) }
-	var err error
-	if flags == 0 && over != nil && over != i && over.typ == syscall.S_IFREG && (i == nil || i.typ != syscall.S_IFDIR) {
-		err = f.takeName(ctx, q, newName, rename)
-	} else {
-		err = rename(false)
-	}
+	err := f.change(ctx, func(ctx context.Context) error {
+		rename := func(bool) error { return f.vol.Rename(ctx, p.node, name, q.node, newName, flags) }
+		if flags == 0 && over != nil && over != i && over.typ == syscall.S_IFREG && (i == nil || i.typ != syscall.S_IFDIR) {
+			return f.takeName(ctx, q, newName, rename)
+		}
+		return rename(false)
+	}, p, q)
 	if err != nil {
 		return errno(err)
 	}

@@ -315,7 +315,7 @@ func (f *FS) sendAll() {
 func (i *inode) send(off, end int64) {
 	for _, p := range i.behind.pieces {
 		if p.grows && off < p.end && p.off < end {
-			i.fs.send(i, p)
+			i.fs.send(i, p, false)
 		}
 	}
 }
@@ -338,14 +338,14 @@ func (fl *file) put(off int64, data []byte) (n int, wait *piece, err error) {
 	for _, q := range i.behind.pieces {
 		if q != p && off < q.end && q.off < end {
 			if q.grows {
-				f.send(i, q)
+				f.send(i, q, false)
 			}
 			return 0, q, nil
 		}
 	}
 	if p == nil {
 		if n, first := i.behind.count(true); n >= fileGrowing {
-			f.send(i, first)
+			f.send(i, first, false)
 		}
 		if n, first := i.behind.count(false); n >= f.writes.depth(&f.dirty) {
 			return 0, first, nil
@@ -368,7 +368,7 @@ func (fl *file) put(off int64, data []byte) (n int, wait *piece, err error) {
 			i.mu.Lock()
 			defer i.mu.Unlock()
 			if p.grows {
-				f.send(i, p)
+				f.send(i, p, false)
 			}
 		})
 		i.behind.pieces = append(i.behind.pieces, p)
@@ -376,7 +376,7 @@ func (fl *file) put(off int64, data []byte) (n int, wait *piece, err error) {
 	}
 	if end-p.off > int64(len(*p.buf)) { // it needs a large buffer
 		if !f.dirty.try(defaultPart - smallPart) {
-			f.send(i, p)
+			f.send(i, p, false)
 			return 0, p, nil
 		}
 		large := newBuffer(defaultPart)
@@ -388,18 +388,21 @@ func (fl *file) put(off int64, data []byte) (n int, wait *piece, err error) {
 	p.end = max(p.end, end)
 	i.wrote(end)
 	if p.end-p.off == size {
-		f.send(i, p)
+		f.send(i, p, false)
 	}
 	return n, nil, nil
 }
 
-// send writes a piece to the server. The caller holds inode.mu.
-func (f *FS) send(i *inode, p *piece) {
+// send writes a piece to the server; last: what is behind is to be made durable
+// after it. The caller holds inode.mu.
+func (f *FS) send(i *inode, p *piece, last bool) {
 	p.grows = false
 	p.timer.Stop()
 	f.work.Go(func() {
 		write := p.h.WriteAt
-		if o, ok := p.h.Handle.(volume.Owner); ok {
+		if s, ok := p.h.Handle.(volume.Stabler); ok && last {
+			write = s.WriteStable
+		} else if o, ok := p.h.Handle.(volume.Owner); ok {
 			write = o.WriteOwn
 		}
 		start := time.Now()
@@ -465,6 +468,11 @@ func (i *inode) settle(ctx context.Context, off, end int64) error {
 // sync flushes and tells what this file was not told of yet.
 func (fl *file) sync(ctx context.Context) error {
 	i := fl.ino
+	i.mu.Lock()
+	if len(i.behind.pieces) == 1 && i.behind.pieces[0].grows {
+		fl.fs.send(i, i.behind.pieces[0], true)
+	}
+	i.mu.Unlock()
 	if err := i.settle(ctx, 0, maxOffset); err != nil {
 		return err
 	}

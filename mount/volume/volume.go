@@ -50,7 +50,8 @@ type Volume interface {
 	// EEXIST, without it the existing file is opened.
 	Create(ctx context.Context, dir Node, name string, flags int, mode uint32) (Node, Attr, Handle, error)
 	Mkdir(ctx context.Context, dir Node, name string, mode uint32) (Node, Attr, error)
-	// Unlink removes a name that is no directory. An open file stays readable
+	// Unlink removes a name that is no directory, as far as the caller knows: a
+	// server may take an empty one instead. An open file stays readable
 	// and writable through its handles; a volume whose protocol cannot do that
 	// says so in Features and the layer above renames instead.
 	Unlink(ctx context.Context, dir Node, name string) error
@@ -215,6 +216,12 @@ type (
 	Owner interface {
 		ReadOwn(ctx context.Context, p []byte, off int64) (int, error)
 		WriteOwn(ctx context.Context, p []byte, off int64) (int, error)
+	}
+	// Stabler is an ability of a Handle: WriteStable is WriteAt, or WriteOwn where
+	// it has that, of what Sync is about to be called for, and where nothing else
+	// waits for that makes it durable at once.
+	Stabler interface {
+		WriteStable(ctx context.Context, p []byte, off int64) (int, error)
 	}
 	// Leaser has promises of the server that nobody else changes a file: while
 	// one holds, what is cached of the file's data and attributes is right.

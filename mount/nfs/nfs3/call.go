@@ -236,6 +236,14 @@ func (v *Volume) wcc(d *xdr.Decoder, a *volume.Attr) bool {
 	return v.postAttr(d, a)
 }
 
+// tell reads a directory's wcc_data after a change of names in it and hands it on.
+func (v *Volume) tell(ctx context.Context, d *xdr.Decoder, dir *node) {
+	var a volume.Attr
+	if v.wcc(d, &a) {
+		volume.Tell(ctx, dir, a)
+	}
+}
+
 // setAttr encodes sattr3.
 func setAttr(e *xdr.Encoder, s volume.SetAttr) {
 	for _, p := range []*uint32{s.Mode, s.UID, s.GID} {
@@ -273,7 +281,7 @@ func (v *Volume) found(ctx context.Context, d *xdr.Decoder, dir *node, name stri
 		handle = d.Opaque(maxHandle)
 	}
 	known := v.postAttr(d, &a)
-	v.wcc(d, nil)
+	v.tell(ctx, d, dir)
 	if err := d.Err(); err != nil {
 		return nil, a, err
 	}

@@ -192,6 +192,13 @@ func (u *unstable) one() chan struct{} {
 	return u.turn
 }
 
+// any says whether something is kept.
+func (u *unstable) any() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.size > 0
+}
+
 // kept is a write that may have to be done again.
 type kept struct {
 	data     []byte
@@ -211,12 +218,26 @@ const (
 
 // WriteAt implements volume.Handle.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	return h.writeAll(ctx, p, off, unstableHow)
+}
+
+// WriteStable implements volume.Stabler. While something is kept the server must
+// be able to lose this as well: what it lost is written again, in order.
+func (h *handle) WriteStable(ctx context.Context, p []byte, off int64) (int, error) {
+	how := uint32(fileSync)
+	if len(p) > h.v.write || h.n.data.any() {
+		how = unstableHow
+	}
+	return h.writeAll(ctx, p, off, how)
+}
+
+func (h *handle) writeAll(ctx context.Context, p []byte, off int64, how uint32) (int, error) {
 	if err := h.usable(h.write); err != nil {
 		return 0, h.v.failure("write", "", err)
 	}
 	n := 0
 	for n < len(p) {
-		m, err := h.writeOnce(ctx, p[n:min(len(p), n+h.v.write)], off+int64(n))
+		m, err := h.writeOnce(ctx, p[n:min(len(p), n+h.v.write)], off+int64(n), how)
 		if err != nil {
 			return n, h.v.failure("write", "", err)
 		}
@@ -228,7 +249,7 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	return n, nil
 }
 
-func (h *handle) writeOnce(ctx context.Context, p []byte, off int64) (int, error) {
+func (h *handle) writeOnce(ctx context.Context, p []byte, off int64, how uint32) (int, error) {
 	v, u := h.v, &h.n.data
 	if v.unsafe.Load() > maxUnstable {
 		if err := v.commit(ctx, h.n); err != nil {
@@ -237,8 +258,8 @@ func (h *handle) writeOnce(ctx context.Context, p []byte, off int64) (int, error
 	}
 	u.order.RLock()
 	defer u.order.RUnlock()
-	n, how, verifier, err := v.writeData(ctx, h.n, h.auth, p, off, unstableHow)
-	if err == nil && how == unstableHow {
+	n, done, verifier, err := v.writeData(ctx, h.n, h.auth, p, off, how)
+	if err == nil && done == unstableHow {
 		v.keep(h.n, kept{data: p[:n], off: off, verifier: verifier, auth: h.auth})
 	}
 	return n, err

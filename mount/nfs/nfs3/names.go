@@ -262,7 +262,10 @@ func (v *Volume) remove(ctx context.Context, proc uint32, dir *node, name string
 	}
 	defer call.Free()
 	err = v.do(ctx, call)
-	if errors.Is(err, syscall.ENOENT) && call.Resent() {
+	switch {
+	case err == nil:
+		v.tell(ctx, &call.Results, dir)
+	case errors.Is(err, syscall.ENOENT) && call.Resent():
 		err = nil
 	}
 	if err == status(syscall.EEXIST) { // RFC 1813 3.3.13: some say so of a full directory
@@ -305,6 +308,10 @@ func (v *Volume) rename(ctx context.Context, dir *node, name string, newDir *nod
 	call.Args.String(newDir.handle)
 	call.Args.String(newName)
 	err = v.do(ctx, call)
+	if err == nil {
+		v.tell(ctx, &call.Results, dir)
+		v.tell(ctx, &call.Results, newDir)
+	}
 	if !errors.Is(err, syscall.ENOENT) || !call.Resent() {
 		return err
 	}
@@ -338,7 +345,9 @@ func (v *Volume) link(ctx context.Context, n, dir *node, name string) (a volume.
 	call.Args.String(name)
 	switch err := v.do(ctx, call); {
 	case err == nil:
-		if v.postAttr(&call.Results, &a) {
+		known := v.postAttr(&call.Results, &a)
+		v.tell(ctx, &call.Results, dir)
+		if known {
 			return a, nil
 		}
 	case errors.Is(err, syscall.EEXIST) && call.Resent():

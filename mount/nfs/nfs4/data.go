@@ -88,6 +88,20 @@ func (h *handle) read(ctx context.Context, p []byte, off uint64) (done int, err 
 // WriteAt implements volume.Handle. What the server has in memory only is kept
 // until it is committed.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	return h.writeAll(ctx, p, off, compound.WriteUnstable)
+}
+
+// WriteStable implements volume.Stabler. While something is kept the server must
+// be able to lose this as well: what it lost is written again, in order.
+func (h *handle) WriteStable(ctx context.Context, p []byte, off int64) (int, error) {
+	how := uint32(compound.WriteFileSync)
+	if len(p) > h.file.v.cfg.WSize || h.file.unstable.any() || h.file.writesAlone() {
+		how = compound.WriteUnstable
+	}
+	return h.writeAll(ctx, p, off, how)
+}
+
+func (h *handle) writeAll(ctx context.Context, p []byte, off int64, how uint32) (int, error) {
 	switch {
 	case !h.writes():
 		return 0, fail("write", "", syscall.EBADF)
@@ -97,12 +111,12 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 		return 0, fail("write", "", syscall.EFBIG)
 	}
 	n, err := inPieces(len(p), h.file.v.cfg.WSize, func(at, end int) (int, error) {
-		return h.write(ctx, p[at:end], uint64(off)+uint64(at))
+		return h.write(ctx, p[at:end], uint64(off)+uint64(at), how)
 	})
 	return n, fail("write", "", err)
 }
 
-func (h *handle) write(ctx context.Context, p []byte, off uint64) (int, error) {
+func (h *handle) write(ctx context.Context, p []byte, off uint64, how uint32) (int, error) {
 	u := &h.file.unstable
 	if err := u.room(ctx, len(p)); err != nil {
 		return 0, err
@@ -110,7 +124,7 @@ func (h *handle) write(ctx context.Context, p []byte, off uint64) (int, error) {
 	u.order.RLock()
 	defer u.order.RUnlock()
 	for done := 0; done < len(p); {
-		w, err := h.send(ctx, p[done:], off+uint64(done), compound.WriteUnstable)
+		w, err := h.send(ctx, p[done:], off+uint64(done), how)
 		if err != nil {
 			h.file.v.dirty.give(len(p) - done)
 			return done, err
@@ -255,6 +269,13 @@ type unstable struct {
 func (u *unstable) init(f *file) {
 	u.file, u.turn = f, make(chan struct{}, 1)
 	u.turn <- struct{}{}
+}
+
+// any says whether something is kept.
+func (u *unstable) any() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.bytes > 0
 }
 
 type piece struct {

@@ -232,36 +232,38 @@ func (v *Volume) Create(ctx context.Context, dir volume.Node, name string, flags
 	v, _ = at(dir)
 	h := v.newHandle(ctx, shareOf(flags))
 	var n node
-	var a volume.Attr
+	var a, after volume.Attr
 	err := v.finish(ctx, func(ctx context.Context) (err error) {
-		n, a, err = v.make(ctx, h, dir, name, flags, mode)
+		n, a, after, err = v.make(ctx, h, dir, name, flags, mode)
 		return err
 	}, func() { _ = h.Close(v.ctx) })
 	if err != nil {
 		return nil, volume.Attr{}, nil, fail("create", name, err)
 	}
+	tell(ctx, dir, &after)
 	return n, a, h, nil
 }
 
 // make opens name as h and creates it. An exclusive create is known again by
-// its verifier when it must be repeated in another session.
-func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name string, flags int, mode uint32) (n node, a volume.Attr, err error) {
+// its verifier when it must be repeated in another session. after is what dir is
+// like then, where that is known.
+func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name string, flags int, mode uint32) (n node, a, after volume.Attr, err error) {
 	v, parent := at(dir)
 	mode &= 0o7777
 	zero := uint64(0)
 	how, set := uint32(compound.CreateUnchecked), compound.Settable{Mode: &mode}
 	var verifier compound.Verifier
-	var after *compound.Settable
+	var then *compound.Settable
 	switch {
 	case flags&syscall.O_EXCL != 0 && v.excl.Has(compound.AttrMode):
 		how = compound.CreateExclusive4_1
 		_, _ = rand.Read(verifier[:]) // cannot fail
 		// Servers keep the verifier where the times belong.
-		after = &compound.Settable{ServerTimes: true}
+		then = &compound.Settable{ServerTimes: true}
 	case flags&syscall.O_EXCL != 0 && v.cfg.Minor == 0:
 		how = compound.CreateExclusive
 		_, _ = rand.Read(verifier[:])
-		after = &compound.Settable{ServerTimes: true, Mode: &mode}
+		then = &compound.Settable{ServerTimes: true, Mode: &mode}
 	case flags&syscall.O_EXCL != 0:
 		how = compound.CreateGuarded
 	case flags&syscall.O_TRUNC != 0:
@@ -270,14 +272,17 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 	var o compound.Opened
 	err = v.session.Call(ctx, h.auth, func(c *session.Conn, q *compound.Request) {
 		q.PutFH(parent)
+		q.SaveFH()
 		q.OpenCreate(h.share(c), name, how, verifier, &set)
 		q.GetFH()
-		if after != nil {
-			q.SetAttr(compound.StateID{}, after)
+		if then != nil {
+			q.SetAttr(compound.StateID{}, then)
 		}
 		q.GetAttr(v.attrs)
+		q.RestoreFH()
+		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) (err error) {
-		if err = r.Next(compound.OpPutFH); err != nil {
+		if err = r.All(compound.OpPutFH, compound.OpSaveFH); err != nil {
 			return err
 		}
 		o, err = r.Open()
@@ -290,12 +295,14 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 			return err
 		}
 		n = node{v, fh}
-		if after != nil {
+		if then != nil {
 			if err = r.SetAttr(); err != nil {
 				return err
 			}
 		}
-		a, err = v.getAttr(r)
+		if a, err = v.getAttr(r); err == nil {
+			err = v.restored(r, &after)
+		}
 		return err
 	})
 	if o.State != (compound.StateID{}) && n.fh != "" {
@@ -306,7 +313,7 @@ func (v *Volume) make(ctx context.Context, h *handle, dir volume.Node, name stri
 			err = errors.Join(err, h.Close(ctx))
 		}
 	}
-	return n, a, err
+	return n, a, after, err
 }
 
 func (h *handle) writes() bool { return h.access&compound.ShareWrite != 0 }
@@ -374,8 +381,11 @@ func (h *handle) Close(ctx context.Context) error {
 	h.mu.Unlock()
 	var err error
 	if gone == nil {
-		if h.writes() {
+		switch {
+		case h.file.unstable.any() && h.writes():
 			err = h.commit(ctx)
+		case h.writes():
+			err = h.settled(nil)
 		}
 		err = errors.Join(err, h.unlockAll(ctx), h.shut(ctx))
 	}

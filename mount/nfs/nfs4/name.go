@@ -23,6 +23,30 @@ func (v *Volume) found(r *compound.Reply) (node, volume.Attr, error) {
 	return node{v, fh}, a, err
 }
 
+// dirAttr reads, last in a compound, what a directory is like after names in it
+// changed. That it could not be had does not matter: all of it would be repeated.
+func (v *Volume) dirAttr(r *compound.Reply, a *volume.Attr) error {
+	if got, err := v.getAttr(r); err == nil {
+		*a = got
+	}
+	return r.Err()
+}
+
+// restored is dirAttr after RESTOREFH.
+func (v *Volume) restored(r *compound.Reply, a *volume.Attr) error {
+	if r.Next(compound.OpRestoreFH) != nil {
+		return r.Err()
+	}
+	return v.dirAttr(r, a)
+}
+
+// tell hands on what dirAttr read, if it did.
+func tell(ctx context.Context, dir volume.Node, a *volume.Attr) {
+	if a.Mode != 0 {
+		volume.Tell(ctx, dir, *a)
+	}
+}
+
 // Lookup implements volume.Volume.
 func (v *Volume) Lookup(ctx context.Context, dir volume.Node, name string) (volume.Node, volume.Attr, error) {
 	v, parent := at(dir)
@@ -54,28 +78,35 @@ func (v *Volume) Lookup(ctx context.Context, dir volume.Node, name string) (volu
 func (v *Volume) create(ctx context.Context, dir volume.Node, typ uint32, name, target string, mode, rdev uint32) (volume.Node, volume.Attr, error) {
 	v, parent := at(dir)
 	var n node
-	var a volume.Attr
+	var a, after volume.Attr
 	set := v.settable(volume.SetAttr{Mode: &mode})
 	if typ == compound.TypeLink {
 		set = compound.Settable{}
 	}
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(parent)
+		q.SaveFH()
 		q.Create(typ, name, target, unix.Major(uint64(rdev)), unix.Minor(uint64(rdev)), &set)
 		q.GetFH()
 		q.GetAttr(v.attrs)
+		q.RestoreFH()
+		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) (err error) {
-		if err = r.Next(compound.OpPutFH); err != nil {
+		if err = r.All(compound.OpPutFH, compound.OpSaveFH); err != nil {
 			return err
 		}
 		if err = r.Changed(compound.OpCreate); err == nil {
 			n, a, err = v.found(r)
+		}
+		if err == nil {
+			err = v.restored(r, &after)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, volume.Attr{}, fail("create", name, err)
 	}
+	tell(ctx, dir, &after)
 	v.places.found(n.fh, place{parent, name})
 	return n, a, nil
 }
@@ -127,43 +158,51 @@ func (v *Volume) Readlink(ctx context.Context, n volume.Node) (target string, er
 	return target, fail("read the link", "", err)
 }
 
-// remove removes a name. REMOVE takes whatever is there, so the same compound
-// looks first whether it is a directory.
-func (v *Volume) remove(ctx context.Context, dir volume.Node, name string, directory bool) error {
+// remove removes a name by REMOVE, which takes whatever is there, after what look
+// asks, whose results are those of looked.
+func (v *Volume) remove(ctx context.Context, dir volume.Node, name string, look func(*compound.Request), looked ...compound.Op) error {
 	v, parent := at(dir)
-	verify := compound.OpNVerify
-	if directory {
-		verify = compound.OpVerify
-	}
+	var after volume.Attr
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(parent)
-		q.Lookup(name)
-		q.VerifyType(compound.TypeDirectory, !directory)
-		q.PutFH(parent)
+		look(q)
 		q.Remove(name)
+		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) error {
-		if err := r.All(compound.OpPutFH, compound.OpLookup, verify, compound.OpPutFH); err != nil {
-			return err
+		err := r.Next(compound.OpPutFH)
+		if err == nil {
+			err = r.All(looked...)
 		}
-		return r.Changed(compound.OpRemove)
+		if err == nil {
+			err = r.Changed(compound.OpRemove)
+		}
+		if err == nil {
+			err = v.dirAttr(r, &after)
+		}
+		return err
 	})
-	switch {
-	case is(err, compound.ErrSame):
-		err = syscall.EISDIR
-	case is(err, compound.ErrNotSame):
+	if err == nil {
+		tell(ctx, dir, &after)
+	}
+	if is(err, compound.ErrNotSame) {
 		err = syscall.ENOTDIR
 	}
 	return fail("remove", name, err)
 }
 
-// Unlink implements volume.Volume.
+// Unlink implements volume.Volume. An empty directory would be removed as well.
 func (v *Volume) Unlink(ctx context.Context, dir volume.Node, name string) error {
-	return v.remove(ctx, dir, name, false)
+	return v.remove(ctx, dir, name, func(*compound.Request) {})
 }
 
 // Rmdir implements volume.Volume.
 func (v *Volume) Rmdir(ctx context.Context, dir volume.Node, name string) error {
-	return v.remove(ctx, dir, name, true)
+	return v.remove(ctx, dir, name, func(q *compound.Request) {
+		q.SaveFH()
+		q.Lookup(name)
+		q.VerifyType(compound.TypeDirectory)
+		q.RestoreFH()
+	}, compound.OpSaveFH, compound.OpLookup, compound.OpVerify, compound.OpRestoreFH)
 }
 
 // Rename implements volume.Volume. The protocol has no flags for it.
@@ -176,18 +215,31 @@ func (v *Volume) Rename(ctx context.Context, dir volume.Node, name string, newDi
 	if there != v {
 		return fail("rename", name, syscall.EXDEV)
 	}
+	var after, newAfter volume.Attr
 	err := v.call(ctx, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(from)
 		q.SaveFH()
 		q.PutFH(to)
 		q.Rename(name, newName)
+		q.GetAttr(v.attrs)
+		q.RestoreFH()
+		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) error {
-		if err := r.All(compound.OpPutFH, compound.OpSaveFH, compound.OpPutFH); err != nil {
-			return err
+		err := r.All(compound.OpPutFH, compound.OpSaveFH, compound.OpPutFH)
+		if err == nil {
+			err = r.Changed(compound.OpRename)
 		}
-		return r.Changed(compound.OpRename)
+		if err == nil {
+			err = v.dirAttr(r, &newAfter)
+		}
+		if err == nil && newAfter.Mode != 0 {
+			err = v.restored(r, &after)
+		}
+		return err
 	})
 	if err == nil {
+		tell(ctx, dir, &after)
+		tell(ctx, newDir, &newAfter)
 		v.places.moved(place{from, name}, place{to, newName})
 	}
 	return fail("rename", name, err)
@@ -200,12 +252,15 @@ func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out
 	if there != v {
 		return out, fail("link", name, syscall.EXDEV)
 	}
+	var after volume.Attr
 	err = v.call(ctx, func(_ *session.Conn, q *compound.Request) {
 		q.PutFH(fh)
 		q.SaveFH()
 		q.PutFH(parent)
 		q.Link(name)
 		q.RestoreFH()
+		q.GetAttr(v.attrs)
+		q.PutFH(parent)
 		q.GetAttr(v.attrs)
 	}, func(r *compound.Reply) error {
 		if err := r.All(compound.OpPutFH, compound.OpSaveFH, compound.OpPutFH); err != nil {
@@ -218,13 +273,16 @@ func (v *Volume) Link(ctx context.Context, n, dir volume.Node, name string) (out
 			return err
 		}
 		var err error
-		out, err = v.getAttr(r)
+		if out, err = v.getAttr(r); err == nil && r.Next(compound.OpPutFH) == nil {
+			err = v.dirAttr(r, &after)
+		}
 		return err
 	})
 	if is(err, compound.ErrIsDir) {
 		err = syscall.EPERM // link(2)
 	}
 	if err == nil {
+		tell(ctx, dir, &after)
 		v.places.linked(fh, place{parent, name})
 	}
 	return out, fail("link", name, err)

@@ -39,6 +39,7 @@ func Contract(t *testing.T, newVolume func() volume.Volume) {
 		"Setattr":     (*contract).setattr,
 		"Statfs":      (*contract).statfs,
 		"Symlink":     (*contract).symlink,
+		"Told":        (*contract).told,
 		"UnlinkOpen":  (*contract).unlinkOpen,
 		"WhileListed": (*contract).whileListed,
 		"Xattr":       (*contract).xattr,
@@ -283,7 +284,7 @@ func (c *contract) errno() {
 	_, err = v.Open(ctx, full, os.O_RDONLY)
 	c.is("Open of a directory", err, syscall.EISDIR)
 	c.is("Unlink of nothing", v.Unlink(ctx, c.dir, "none"), syscall.ENOENT)
-	c.is("Unlink of a directory", v.Unlink(ctx, c.dir, "full"), syscall.EISDIR, syscall.EPERM)
+	c.is("Unlink of a directory", v.Unlink(ctx, c.dir, "full"), syscall.EISDIR, syscall.EPERM, syscall.ENOTEMPTY)
 	c.is("Rmdir of nothing", v.Rmdir(ctx, c.dir, "none"), syscall.ENOENT)
 	c.is("Rmdir of a file", v.Rmdir(ctx, c.dir, "file"), syscall.ENOTDIR)
 	c.is("Rmdir of a full directory", v.Rmdir(ctx, c.dir, "full"), syscall.ENOTEMPTY)

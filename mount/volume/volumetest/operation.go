@@ -297,6 +297,46 @@ func (c *contract) rename() {
 	v.Forget(d)
 }
 
+// told: what a volume tells of directories with a change of names is what it
+// answers when asked.
+func (c *contract) told() {
+	v, told := c.v, map[volume.Node]volume.Attr{}
+	ctx := volume.Telling(c.ctx, func(n volume.Node, a volume.Attr) { told[n] = a })
+	agree := func(what string, err error) {
+		c.Helper()
+		c.must(err)
+		for n, a := range told {
+			now, err := v.Getattr(c.ctx, n, nil)
+			c.must(err)
+			if a.Change != now.Change || a.Size != now.Size || a.Nlink != now.Nlink || a.Mode != now.Mode || !a.Mtime.Equal(now.Mtime) {
+				c.Errorf("%s: told %+v, asked %+v", what, a, now)
+			}
+		}
+		clear(told)
+	}
+	f, _, h, err := v.Create(ctx, c.dir, "f", os.O_RDWR|os.O_EXCL, 0o644)
+	agree("Create", err)
+	defer v.Forget(f)
+	c.must(h.Close(c.ctx))
+	d, _, err := v.Mkdir(ctx, c.dir, "d", 0o755)
+	agree("Mkdir", err)
+	defer v.Forget(d)
+	if s, ok := v.(volume.Symlinker); ok {
+		n, _, err := s.Symlink(ctx, c.dir, "s", "target")
+		agree("Symlink", err)
+		v.Forget(n)
+	}
+	if l, ok := v.(volume.Linker); ok {
+		_, err := l.Link(ctx, f, d, "l")
+		agree("Link", err)
+		agree("Unlink of one name", v.Unlink(ctx, d, "l"))
+	}
+	agree("Rename", v.Rename(ctx, c.dir, "f", d, "g", 0))
+	agree("Rename within", v.Rename(ctx, d, "g", d, "h", 0))
+	agree("Unlink", v.Unlink(ctx, d, "h"))
+	agree("Rmdir", v.Rmdir(ctx, c.dir, "d"))
+}
+
 func (c *contract) statfs() {
 	s, err := c.v.Statfs(c.ctx)
 	if err != nil || s.Bsize == 0 || s.Blocks == 0 || s.Bfree > s.Blocks || s.Bavail > s.Bfree {

@@ -76,13 +76,9 @@ func (q *Request) Lookup(name string) { q.Op(OpLookup).String(name) }
 func (q *Request) GetAttr(m Mask) { m.encode(q.Op(OpGetAttr)) }
 
 // VerifyType lets the rest of the compound be done only if the current object
-// is (or, with not, is not) of a type: else ErrNotSame (ErrSame).
-func (q *Request) VerifyType(typ uint32, not bool) {
-	op := OpVerify
-	if not {
-		op = OpNVerify
-	}
-	e := q.Op(op)
+// is of a type: else ErrNotSame.
+func (q *Request) VerifyType(typ uint32) {
+	e := q.Op(OpVerify)
 	Set(AttrType).encode(e)
 	e.Uint32(4)
 	e.Uint32(typ)
