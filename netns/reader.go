@@ -17,6 +17,8 @@ type Entry struct {
 	Owners []Owner `json:"owners,omitempty"`
 	// Hidden: processes hold it, and the caller may not see which.
 	Hidden bool `json:"hidden,omitempty"`
+	// Note is what a caller knows besides.
+	Note string `json:"note,omitempty"`
 }
 
 // Owner is the first owner that is told; nil for none.

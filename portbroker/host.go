@@ -10,8 +10,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lxbridge/lx/netns"
 )
 
 // Here is what the calling thread's network namespace says of itself.
@@ -94,16 +92,4 @@ func MayBindLow() bool {
 	}
 	unix.Close(owner)
 	return true
-}
-
-// Holders are the sockets of the caller's own namespace, with options that
-// nobody has told.
-func Holders(s *netns.Snapshot) []Holder {
-	var all []Holder
-	for _, e := range s.Entries {
-		if e.Namespace == s.Namespaces[0].Inode {
-			all = append(all, Holder{Entry: e})
-		}
-	}
-	return all
 }

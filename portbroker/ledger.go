@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/config"
+	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/netns"
 )
 
@@ -28,12 +30,19 @@ type Record struct {
 	Call        string         `json:"call"` // bind, listen
 	Protocol    string         `json:"protocol"`
 	Wanted      netip.AddrPort `json:"wanted"`
-	Local       netip.AddrPort `json:"local"`           // what it got
-	Error       string         `json:"error,omitempty"` // the errno's name
+	Local       netip.AddrPort `json:"local"`            // what it got
+	Error       string         `json:"error,omitempty"`  // the errno's name
+	Policy      string         `json:"policy,omitempty"` // that counted; empty: share
+	Socket      uint64         `json:"socket,omitempty"` // its cookie
 	Why         string         `json:"why,omitempty"`
 	Hint        string         `json:"hint,omitempty"`
 
 	request Request // of what failed, until it is explained
+}
+
+// Moved says whether the policy remap has given another place than was wanted.
+func (r *Record) Moved() bool {
+	return r.Error == "" && r.Policy == config.PortRemap && r.Wanted.Port() != 0 && r.Wanted != r.Local
 }
 
 // identify finds the process of the thread that called.
@@ -46,6 +55,7 @@ func (r *Record) identify() {
 // Ledger is a file of Records, one a line, that outlives brokers. It is
 // bounded: at its limit it becomes PATH.1, and a new one begins.
 type Ledger struct {
+	dirs    env.Dirs
 	path    string
 	log     *slog.Logger
 	records chan Record
@@ -73,8 +83,8 @@ const (
 	gather = 5 * time.Millisecond
 )
 
-func openLedger(path string, log *slog.Logger) (*Ledger, error) {
-	l := &Ledger{path: path, log: log, records: make(chan Record, ledgerQueue)}
+func openLedger(dirs env.Dirs, name string, log *slog.Logger) (*Ledger, error) {
+	l := &Ledger{dirs: dirs, path: dirs.Ports(name), log: log, records: make(chan Record, ledgerQueue)}
 	if err := l.open(); err != nil {
 		return nil, err
 	}
@@ -124,7 +134,7 @@ func (l *Ledger) write() {
 		if r.Command == "" {
 			l.identify(&r)
 		}
-		if r.Error != "" {
+		if r.Error != "" && r.Why == "" {
 			l.explain(reader, &r)
 		}
 		err := lines.Encode(r)
@@ -186,7 +196,7 @@ func (l *Ledger) explain(reader *netns.Reader, r *Record) {
 			var s *netns.Snapshot
 			s, err = reader.Read(netns.Query{Protocols: []netns.Protocol{r.request.Protocol.Space()}, Connected: true, Low: max(1, r.request.Port)})
 			if err == nil {
-				v = Decide(host.Host, others(Holders(s), r), r.request)
+				v = Decide(host.Host, others(Holders(s, l.dirs), r), r.request)
 			}
 		}
 		if v.Errno != 0 && unix.ErrnoName(v.Errno) == r.Error {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/core/seccomp/seccomptest"
 )
@@ -27,7 +29,7 @@ import (
 // guestAnswers are what a guest's calls returned.
 type guestAnswers map[string]string
 
-var programs = map[string]seccomptest.Program{"binds": guestBinds, "many": guestMany, "time": guestTime, "i386": guestI386}
+var programs = map[string]seccomptest.Program{"binds": guestBinds, "policies": guestPolicies, "many": guestMany, "time": guestTime, "i386": guestI386}
 
 func say(out string, v any) int {
 	b, err := json.Marshal(v)
@@ -222,12 +224,19 @@ func TestI386(t *testing.T) {
 // runGuest runs a program whose traps a Broker answers, and reads what it said.
 func runGuest(t testing.TB, said any, program string, args ...string) []Record {
 	t.Helper()
+	return runUnder(t, nil, seccomptest.Log(t), said, program, args...)
+}
+
+// runUnder is runGuest under a policy.
+func runUnder(t testing.TB, p Policy, log *slog.Logger, said any, program string, args ...string) []Record {
+	t.Helper()
 	dir := t.TempDir()
-	ledger := filepath.Join(dir, "ledger")
-	b, err := New("debian", ledger, seccomptest.Log(t))
+	dirs := env.Dirs{State: dir}
+	b, err := New("debian", dirs, log)
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.SetPolicy(p)
 	out := filepath.Join(dir, "out")
 	g := seccomptest.Start(t, seccomp.Options{Features: []string{seccomp.FeaturePorts}}, program, append([]string{out}, args...)...)
 	l, err := seccomp.NewListener(g.Listener, b.Handlers(), nil, seccomptest.Log(t))
@@ -251,7 +260,7 @@ func runGuest(t testing.TB, said any, program string, args ...string) []Record {
 		err = json.Unmarshal(data, said)
 	}
 	var all []Record
-	err = errors.Join(err, ReadLedger(ledger, func(r Record) { all = append(all, r) }))
+	err = errors.Join(err, ReadLedger(dirs.Ports("debian"), func(r Record) { all = append(all, r) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,8 +348,9 @@ func BenchmarkBind(b *testing.B) {
 }
 
 func TestLedgerIsBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ledger")
-	l, err := openLedger(path, seccomptest.Log(t))
+	dirs := env.Dirs{State: t.TempDir()}
+	path := dirs.Ports("e")
+	l, err := openLedger(dirs, "e", seccomptest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}

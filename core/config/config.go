@@ -48,6 +48,8 @@ type Settings struct {
 	// Init is the first process of an imported environment: lx's own, or that of
 	// the distribution (InitSystemd, InitOpenRC). The user alone can say it.
 	Init string `toml:"init,omitempty"`
+	// Ports are the policies of its ports. The user alone can say them.
+	Ports []PortRule `toml:"port,omitempty"`
 }
 
 // Values of Settings.Init.
@@ -91,6 +93,12 @@ const maxFile = 1 << 20
 func Load(dir, name string) (Settings, error) {
 	f, err := load(dir)
 	return f.Environments[name], err
+}
+
+// Environments is what the user says of each environment.
+func Environments(dir string) (map[string]Settings, error) {
+	f, err := load(dir)
+	return f.Environments, err
 }
 
 // Store is the user's place for imported environments; empty: the usual one.
@@ -166,10 +174,17 @@ func ParseSettings(b []byte) (Settings, error) {
 	}
 	for key, value := range map[string]string{"host": s.Host, "init": s.Init} {
 		if value != "" {
-			return Settings{}, fmt.Errorf("%s is not for an environment to say: it is a key of the user's config.toml", key)
+			return Settings{}, notInside(key)
 		}
 	}
+	if s.Ports != nil {
+		return Settings{}, notInside("port")
+	}
 	return s, s.check()
+}
+
+func notInside(key string) error {
+	return fmt.Errorf("%s is not for an environment to say: it is a key of the user's config.toml", key)
 }
 
 func decode(b []byte, into any) error {
@@ -227,6 +242,9 @@ func (s Settings) check() error {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
 			wrong("env: %q is no variable", k)
 		}
+	}
+	if err := CheckPorts(s.Ports); err != nil {
+		errs = append(errs, err)
 	}
 	if strings.ContainsAny(s.User, ":\n\x00") {
 		wrong("user = %q: want a name", s.User)

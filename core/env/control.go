@@ -19,6 +19,7 @@ const (
 	ToServices = 'v' // init too: one supervisor.Request
 	ToBroker   = 'b' // HTTP: the broker's API
 	ToExpose   = 'e' // serve a mount to the host: see Expose
+	ToPorts    = 'r' // a Link that the daemon shares reservations of ports by: see DialLink
 	ToKeeper   = 's' // stop the environment; answered by Stopped
 	ToNobody   = 'p' // is it there? the keeper hangs up
 )
@@ -122,4 +123,37 @@ func AnswerExpose(c *net.UnixConn, serve func(target string, fuseFD int) error) 
 		a.Error = err.Error()
 	}
 	return json.NewEncoder(c).Encode(a)
+}
+
+// DialLink makes a Link with the environment's broker, which AcceptLink opens.
+func DialLink(ctx context.Context, d Dirs, name string, to byte) (*Link, error) {
+	c, err := Dial(ctx, d, name, to)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	l, theirs, err := NewLink()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	if err := sendFDs(c, []byte{to}, int(theirs.Fd())); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot reach environment %s: %w", name, gone(err))
+	}
+	return l, nil
+}
+
+// AcceptLink is the other side; c is closed.
+func AcceptLink(c *net.UnixConn) (*Link, error) {
+	defer c.Close()
+	_, fds, err := ReceiveFDs(c, make([]byte, 1))
+	if err != nil {
+		return nil, err
+	}
+	if len(fds) != 1 {
+		Message{FDs: fds}.Discard()
+		return nil, errors.New("cannot open a link: malformed request")
+	}
+	return OpenLink(fds[0])
 }

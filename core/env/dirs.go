@@ -124,6 +124,12 @@ func (d Dirs) Log(name string) string { return filepath.Join(d.State, name+".log
 // Ports is the ledger of the ports that the environment's programs asked for.
 func (d Dirs) Ports(name string) string { return filepath.Join(d.State, name+".ports") }
 
+// Policy are the rules for its ports that lxnet was told.
+func (d Dirs) Policy(name string) string { return filepath.Join(d.State, name+".policy") }
+
+// Reservations is the list of ports that the daemon holds for environments.
+func (d Dirs) Reservations() string { return filepath.Join(d.State, "reservations.json") }
+
 // UserHome are the home and login shell of the calling user.
 func UserHome() (home, shell string) {
 	home, shell = "/", "/bin/sh"

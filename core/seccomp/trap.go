@@ -96,13 +96,18 @@ func (t *Trap) valid() error {
 // Serve answers is what the caller gets. It is called once, just before the
 // step that shows to the guest; the death of the caller after it leaves the
 // step done, as if it had died right after its call.
-func (t *Trap) Commit() error {
+func (t *Trap) Commit() error { return t.Attempt(func() bool { return true }) }
+
+// Attempt runs f, which does not wait, unless the caller has gone or was
+// interrupted, which it cannot be meanwhile. Where f reports that it has done what
+// shows to the guest, that is committed.
+func (t *Trap) Attempt(f func() bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.valid(); err != nil {
 		return err
 	}
-	t.committed = true
+	t.committed = f()
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/mount"
 )
@@ -30,28 +31,38 @@ func New(d env.Dirs, name string) *Client { return &Client{d, name} }
 // Mounts lists what the environment has mounted.
 func (c *Client) Mounts(ctx context.Context) ([]mount.Info, error) {
 	var infos []mount.Info
-	if err := c.get(ctx, "/v1/mounts", &infos); err != nil {
+	if err := c.do(ctx, http.MethodGet, "/v1/mounts", &infos); err != nil {
 		return nil, fmt.Errorf("cannot list mounts: %w", err)
 	}
 	return infos, nil
 }
 
+// RenewPolicy has the rules for the environment's ports read again, and answers
+// those that count.
+func (c *Client) RenewPolicy(ctx context.Context) ([]config.PortRule, error) {
+	var rules []config.PortRule
+	if err := c.do(ctx, http.MethodPost, "/v1/policy", &rules); err != nil {
+		return nil, fmt.Errorf("cannot renew the policies of ports: %w", err)
+	}
+	return rules, nil
+}
+
 // tries bounds how often a request is sent again whose broker went away.
 const tries = 4
 
-// get decodes the answer into v. Where the broker went away its successor is
+// do decodes the answer into v. Where the broker went away its successor is
 // asked; where the environment is ending there is soon none to ask.
-func (c *Client) get(ctx context.Context, path string, v any) error {
+func (c *Client) do(ctx context.Context, method, path string, v any) error {
 	for try := 1; ; try++ {
-		err := c.ask(ctx, path, v)
+		err := c.ask(ctx, method, path, v)
 		if !env.Gone(err) || try == tries {
 			return err
 		}
 	}
 }
 
-func (c *Client) ask(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lx"+path, nil)
+func (c *Client) ask(ctx context.Context, method, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://lx"+path, nil)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/updates"
+	"github.com/lxbridge/lx/portbroker"
 )
 
 // Version of the daemon's interface: the first part of every path.
@@ -239,6 +240,12 @@ func (c *Daemon) Remove(ctx context.Context, name string, force bool) error {
 		q = "?force=true"
 	}
 	return c.call(ctx, http.MethodDelete, environment(name)+q, nil, nil)
+}
+
+// RenewReservations has the rules for ports read again, and answers what is
+// reserved.
+func (c *Daemon) RenewReservations(ctx context.Context) (all []portbroker.Reservation, err error) {
+	return all, c.call(ctx, http.MethodPost, "reservations", nil, &all)
 }
 
 // CheckUpdates starts the environment if need be, asks its servers, and answers

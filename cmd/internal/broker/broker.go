@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/core/archive"
+	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/ids"
 	"github.com/lxbridge/lx/core/seccomp"
@@ -72,9 +73,13 @@ func run(log *slog.Logger) error {
 	b := &broker{cfg: cfg, log: log, link: link}
 	b.mounts = mount.New(mount.Config{Holder: holder{link}, Log: log})
 	// Without the ledger programs still run as they would.
-	if b.ports, err = portbroker.New(cfg.Name, cfg.Dirs.Ports(cfg.Name), log); err != nil {
+	if b.ports, err = portbroker.New(cfg.Name, cfg.Dirs, log); err != nil {
 		log.Error("ports", "err", err)
 	} else {
+		b.ports.SetPolicy(config.MergePorts(cfg.Settings.Ports, nil))
+		if _, err := b.loadPolicy(); err != nil {
+			log.Error("ports", "err", err)
+		}
 		defer func() {
 			if err := b.ports.Close(); err != nil {
 				log.Error("ports", "err", err)

@@ -53,6 +53,7 @@ type daemon struct {
 	log     *slog.Logger
 	life    context.Context // ends with the daemon
 	stop    context.CancelFunc
+	reserve *reserver
 
 	mu     sync.Mutex
 	kept   map[string]bool         // wanted environments that are watched; true: look once more
@@ -93,6 +94,7 @@ func Serve(ctx context.Context, version string, ready func()) error {
 	defer program.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	d := &daemon{program: program, dirs: dirs, store: st, version: version, started: time.Now(), log: log, life: ctx, stop: cancel, kept: map[string]bool{}, checks: map[string]*updateCheck{}}
+	d.reserve = newReserver(d)
 	d.managed = os.Getenv("NOTIFY_SOCKET") != ""
 	defer d.wg.Wait()
 	defer cancel()
@@ -120,6 +122,7 @@ func Serve(ctx context.Context, version string, ready func()) error {
 	}
 	log.Info("started", "pid", os.Getpid(), "version", version)
 	d.store.Sweep(ctx)
+	d.wg.Go(func() { d.reserve.run(ctx) })
 	d.wg.Go(func() { d.keep(ctx) })
 	d.wg.Go(func() { d.keepChecked(ctx) })
 	for {

@@ -32,6 +32,7 @@ func (d *daemon) routes() http.Handler {
 		"PUT /v1/default":                      d.setDefault,
 		"POST /v1/environments/{name}/updates": d.checkUpdates,
 		"POST /v1/environments/{name}/login":   d.loggedIn,
+		"POST /v1/reservations":                d.renewReservations,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)

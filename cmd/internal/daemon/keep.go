@@ -68,6 +68,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		if !bytes.Contains(buf[:n], []byte(".pid\x00")) {
 			continue
 		}
+		d.reserve.poke()
 		list, err := d.store.List()
 		if err != nil {
 			d.log.Warn("records", "err", err)

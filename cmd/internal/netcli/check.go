@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/cmd/internal/command"
+	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/netns"
 	"github.com/lxbridge/lx/portbroker"
 )
@@ -34,6 +35,10 @@ bind that is undone at once. Exit code 1: it would not succeed.`,
 			if err != nil {
 				return command.Misused(err)
 			}
+			dirs, err := env.UserDirs()
+			if err != nil {
+				return err
+			}
 			host, err := portbroker.ThisHost()
 			if err != nil {
 				return err
@@ -44,7 +49,7 @@ bind that is undone at once. Exit code 1: it would not succeed.`,
 			}
 			r := portbroker.Request{Protocol: p, Addr: addr, Port: number, V6Only: v6only, ReuseAddr: reuseAddr, ReusePort: reusePort,
 				UID: uint32(os.Getuid()), Privileged: portbroker.MayBindLow(), Freebind: host.Nonlocal(addr)}
-			v := portbroker.Decide(host.Host, portbroker.Holders(s), r)
+			v := portbroker.Decide(host.Host, portbroker.Holders(s, dirs), r)
 			if v.Uncertain {
 				if v, err = ask(r, v); err != nil {
 					return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
+	"github.com/lxbridge/lx/portbroker"
 )
 
 func newFree(t term) *cobra.Command {
@@ -55,6 +56,18 @@ func (t term) free(ctx context.Context, p port, yes, force bool, patience time.D
 	}
 	own := s.Namespaces[0].Inode
 	s.Entries = slices.DeleteFunc(s.Entries, func(e netns.Entry) bool { return e.Namespace != own })
+	annotate(s)
+	reserved := map[uint64]bool{} // which are not freed by the end of a process
+	for _, e := range s.Entries {
+		if strings.HasPrefix(e.Note, portbroker.ReservedNote) {
+			reserved[e.Cookie] = true
+			err = fmt.Errorf("cannot free %s: it is %s; lxnet release ends that", p, clean(e.Note))
+		}
+	}
+	s.Entries = slices.DeleteFunc(s.Entries, func(e netns.Entry) bool { return reserved[e.Cookie] })
+	if len(s.Entries) == 0 && err != nil {
+		return err
+	}
 	if len(s.Entries) == 0 {
 		_, err := fmt.Fprintf(t.out, "nobody has %s\n", p)
 		t.unseen(s)
@@ -94,7 +107,7 @@ func (t term) free(ctx context.Context, p port, yes, force bool, patience time.D
 				return fmt.Errorf("cannot end %s (%d): %w", v.Program(), v.PID, err)
 			}
 		}
-		err = awaitPort(ctx, p, false, patience)
+		err = awaitPort(ctx, p, false, reserved, patience)
 		if !errors.Is(err, errTimeout) {
 			break
 		}

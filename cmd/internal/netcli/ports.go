@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/lxbridge/lx/cmd/internal/command"
+	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/netns"
 	"github.com/lxbridge/lx/portbroker"
 )
@@ -81,7 +82,19 @@ func (o *selection) view(s *netns.Snapshot) view {
 		s.Entries = []netns.Entry{}
 	}
 	v.Shadows = append(v.Shadows, shadows(s.Entries)...)
+	annotate(s)
 	return v
+}
+
+// annotate adds what lx knows of sockets, which is not needed to list them.
+func annotate(s *netns.Snapshot) {
+	dirs, err := env.UserDirs()
+	if err == nil {
+		err = portbroker.Annotate(s, dirs)
+	}
+	if err != nil {
+		s.Unseen = append(s.Unseen, "what is reserved or remapped: "+err.Error())
+	}
 }
 
 // shadows finds pairs of different programs; entries are sorted by port.
@@ -294,16 +307,18 @@ func processes(e *netns.Entry) string {
 	return strings.Join(parts, " ")
 }
 
-// where is the environment or container of the holder.
+// where is the environment or container of the holder, and what is noted.
 func where(e *netns.Entry) string {
-	o := e.Owner()
-	if o == nil {
-		return ""
+	place := ""
+	if o := e.Owner(); o != nil && o.Environment != "" {
+		place = o.Environment
+	} else if o != nil {
+		place = o.Container.String()
 	}
-	if o.Environment != "" {
-		return o.Environment
+	if e.Note != "" && place != "" {
+		return place + ", " + e.Note
 	}
-	return o.Container.String()
+	return place + e.Note
 }
 
 func namespaceName(s *netns.Snapshot, inode uint64) string {

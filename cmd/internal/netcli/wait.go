@@ -28,7 +28,7 @@ holds it. Exit code 1: not within the timeout.`,
 			if err != nil {
 				return err
 			}
-			err = awaitPort(cmd.Context(), p, !free, timeout)
+			err = awaitPort(cmd.Context(), p, !free, nil, timeout)
 			if errors.Is(err, errTimeout) {
 				state := "nobody receives on"
 				if free {
@@ -49,9 +49,9 @@ var (
 	errSeen    = errors.New("seen")
 )
 
-// awaitPort waits until the port in the own namespace is taken or free.
-// timeout 0 is none.
-func awaitPort(ctx context.Context, p port, taken bool, timeout time.Duration) error {
+// awaitPort waits until the port in the own namespace is taken or free, whatever
+// becomes of sockets with the cookies but. timeout 0 is none.
+func awaitPort(ctx context.Context, p port, taken bool, but map[uint64]bool, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimeout)
@@ -61,7 +61,7 @@ func awaitPort(ctx context.Context, p port, taken bool, timeout time.Duration) e
 	defer r.Close()
 	err := netns.Watch(ctx, r, p.query(false), func(s *netns.Snapshot, _ []netns.Event) error {
 		now := slices.ContainsFunc(s.Entries, func(e netns.Entry) bool {
-			return e.Namespace == s.Namespaces[0].Inode && (!taken || e.State != netns.Bound)
+			return e.Namespace == s.Namespaces[0].Inode && !but[e.Cookie] && (!taken || e.State != netns.Bound)
 		})
 		if now == taken {
 			return errSeen

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/netns"
+	"github.com/lxbridge/lx/portbroker"
 )
 
 // holding is what who tells of one socket.
@@ -38,6 +39,7 @@ nobody has it.`,
 			if err != nil {
 				return err
 			}
+			annotate(s)
 			all := []holding{}
 			for _, e := range s.Entries {
 				all = append(all, describe(e))
@@ -73,6 +75,8 @@ func describe(e netns.Entry) holding {
 func toFree(e *netns.Entry) string {
 	o := e.Owner()
 	switch {
+	case strings.HasPrefix(e.Note, portbroker.ReservedNote):
+		return "lxnet release, with the environment and the port as lxnet reserve lists them"
 	case e.State == netns.TimeWait:
 		return "nothing: it ends by itself within a minute, and SO_REUSEADDR on both sides need not wait"
 	case e.Inode == 0:
@@ -98,6 +102,9 @@ func (t term) printHoldings(s *netns.Snapshot, p port, all []holding) error {
 			peer = " with " + h.RemoteString()
 		}
 		fmt.Fprintln(&b, bold.paint(fmt.Sprintf("%s %s %s%s", h.Protocol, h.LocalString(), h.State, peer), colour))
+		if h.Note != "" {
+			fmt.Fprintln(&b, " ", clean(h.Note))
+		}
 		if n := namespaceName(s, h.Namespace); n != "" {
 			fmt.Fprintln(&b, "  network namespace", n)
 		}
