@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -294,5 +296,33 @@ func TestContextEndsWithTheConnection(t *testing.T) {
 	}
 	if err := s.Serve(context.Background(), -1); err == nil {
 		t.Error("a Server serves twice")
+	}
+}
+
+// TestSendingIsNotWaiting: how long a large answer takes to be taken is not
+// how long its handler takes, by which readers are started.
+func TestSendingIsNotWaiting(t *testing.T) {
+	rd := offline(t, &blank{fail: t.Errorf})
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := os.NewFile(uintptr(fds[0]), "kernel")
+	defer kernel.Close()
+	defer syscall.Close(fds[1])
+	rd.srv.fd = fds[1]
+	msg := fusetest.Message(opRead, 2, 1, body(bytesOf(&readIn{Size: maxTransfer})))
+	handled := make(chan time.Duration)
+	go func() { handled <- rd.serve(at[inHeader](msg), msg, rd.srv.now()) }()
+	head := make([]byte, outHeaderSize)
+	if _, err := io.ReadFull(kernel, head); err != nil {
+		t.Fatal(err)
+	}
+	taken := rd.srv.now() // the rest does not fit into the socket
+	if _, err := io.CopyN(io.Discard, kernel, int64(at[outHeader](head).Len)-outHeaderSize); err != nil {
+		t.Fatal(err)
+	}
+	if h := <-handled; h > taken {
+		t.Errorf("the handler was done %v after its answer began to be taken", h-taken)
 	}
 }

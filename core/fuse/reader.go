@@ -131,11 +131,11 @@ func (rd *reader) next() bool {
 	case s.dozing.Load() && s.dozing.CompareAndSwap(true, false): // once
 		s.wakeWatcher()
 	}
-	rd.serve(h, msg, now)
+	handled := rd.serve(h, msg, now)
 	rd.last = s.now()
 	if usual != nil {
 		u := usual.Load()
-		usual.Store(u + (int64(rd.last-now)-u)/8)
+		usual.Store(u + (int64(handled-now)-u)/8)
 	}
 	switch idle := int(s.waiting.Load()); {
 	case idle == 0:
@@ -169,8 +169,10 @@ func (rd *reader) relieve() {
 	}
 }
 
-// serve answers the request in msg, read at now, whose header is h.
-func (rd *reader) serve(h *inHeader, msg []byte, now time.Duration) {
+// serve answers the request in msg, read at now, whose header is h, and says
+// when its handler was done. Sending is not counted: to copy a large answer
+// keeps a processor busy, not a reader waiting.
+func (rd *reader) serve(h *inHeader, msg []byte, now time.Duration) (handled time.Duration) {
 	s, r := rd.srv, rd.req.Load()
 	ext := int(h.ExtLen) * 8
 	if int(h.Len) != len(msg) || ext > len(msg)-inHeaderSize {
@@ -178,21 +180,21 @@ func (rd *reader) serve(h *inHeader, msg []byte, now time.Duration) {
 		if h.Opcode != opForget && h.Opcode != opBatchForget && h.Unique != 0 {
 			s.sent(sendErrno(s.fd, h.Unique, syscall.EIO))
 		}
-		return
+		return now
 	}
 	body := msg[inHeaderSize : len(msg)-ext]
 	switch h.Opcode {
 	case opForget:
 		s.forget(h.Node, body)
-		return
+		return now
 	case opBatchForget:
 		s.batchForget(body)
-		return
+		return now
 	case opInterrupt:
 		s.interrupt(h.Unique, body)
-		return
+		return now
 	case opNotifyReply: // an answer; nothing is asked for
-		return
+		return now
 	}
 	r.begin(h, body, now)
 	if s.asleep.Load() {
@@ -211,6 +213,7 @@ func (rd *reader) serve(h *inHeader, msg []byte, now time.Duration) {
 	} else {
 		errno = do(s, r)
 	}
+	handled = s.now()
 	if errno > maxErrno {
 		errno = syscall.EIO
 	}
@@ -227,6 +230,7 @@ func (rd *reader) serve(h *inHeader, msg []byte, now time.Duration) {
 	if !r.finish() {
 		rd.req.Store(&request{srv: s, rd: rd})
 	}
+	return handled
 }
 
 // maxErrno is the largest errno that the kernel takes.

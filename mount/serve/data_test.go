@@ -34,7 +34,6 @@ func newBed(t *testing.T, o Options) *bed {
 		b.notes = append(b.notes, err)
 	}
 	b.fs = New(b.vol, o)
-	b.fs.near = 0 // as if the volume were far away
 	return b
 }
 

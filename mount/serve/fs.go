@@ -76,17 +76,15 @@ type FS struct {
 	opts   Options
 	leaser volume.Leaser // nil where there are no leases
 
-	ctx       context.Context // of work that no caller waits for
-	cancel    context.CancelFunc
-	work      sync.WaitGroup
-	notifier  atomic.Pointer[Notifier]
-	clock     atomic.Uint64   // see tick
-	slow      time.Duration   // what makes a look-up worth sparing
-	near      time.Duration   // what makes reading ahead not worth its copies, per piece
-	pieceTime atomic.Int64    // how long reading a piece takes, nanoseconds; 0: not known
-	ctxList   context.Context // of listings that no caller waits for
-	stopList  context.CancelFunc
-	waiters   lock.Waiters
+	ctx      context.Context // of work that no caller waits for
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
+	notifier atomic.Pointer[Notifier]
+	clock    atomic.Uint64   // see tick
+	slow     time.Duration   // what makes a look-up worth sparing
+	ctxList  context.Context // of listings that no caller waits for
+	stopList context.CancelFunc
+	waiters  lock.Waiters
 
 	dirty, ahead  budget
 	reads, writes flight // of pieces: those read ahead, those written behind
@@ -130,7 +128,7 @@ func New(v volume.Volume, o Options) *FS {
 		f.leaser = l
 		l.OnRecall(f.recalled, f.dirtySize)
 	}
-	f.slow, f.near = slowLookup, nearTime
+	f.slow = slowLookup
 	f.dirty.left, f.ahead.left = maxDirty, maxAhead
 	root := f.newInode(fuse.RootID, v.Root(), volume.Attr{Mode: syscall.S_IFDIR})
 	root.ino, root.refs = fuse.RootID, 1

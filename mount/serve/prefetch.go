@@ -12,11 +12,10 @@ import (
 )
 
 const (
-	aheadAge = time.Second            // how long what was read ahead stays true
-	slack    = 512 << 10              // how far apart reads that the kernel has in flight may come
-	atOnce   = 128 << 10              // a first read of so much, or two in sequence, start reading ahead
-	worthy   = 256 << 10              // smaller files are read as they are asked for
-	nearTime = 250 * time.Microsecond // where reading a piece takes less, copying it twice would cost more than waiting
+	aheadAge = time.Second // how long what was read ahead stays true
+	slack    = 512 << 10   // how far apart reads that the kernel has in flight may come
+	atOnce   = 128 << 10   // a first read of so much, or two in sequence, start reading ahead
+	worthy   = 256 << 10   // smaller files are read as they are asked for
 )
 
 // ahead reads a file in large pieces before they are asked for: the kernel asks
@@ -109,18 +108,18 @@ func (c *chunk) copy(ctx context.Context, dst []byte, off int64) (int, error) {
 	return copy(dst, (*c.buf)[min(int(off-c.off), c.n):c.n]), nil
 }
 
-// Lend implements fuse.Lender with what was read ahead, or with the volume's
-// own memory. While data is not at the server yet, Read puts it together.
+// Lend implements fuse.Lender with the volume's own memory, or with what was
+// read ahead. While data is not at the server yet, Read puts it together.
 func (f *FS) Lend(ctx context.Context, _, fh uint64, off int64, n int) ([]byte, fuse.Loan, bool) {
 	fl, no := f.file(fh)
 	if no != 0 || f.opts.Cache == None || fl.h.mode == syscall.O_WRONLY || !fl.ino.clean() {
 		return nil, nil, false
 	}
+	if v, ok := fl.h.Handle.(volume.Lender); ok {
+		return v.Lend(off, n)
+	}
 	c := fl.chunk(off, n)
 	if c == nil {
-		if v, ok := fl.h.Handle.(volume.Lender); ok && f.isNear() {
-			return v.Lend(off, n)
-		}
 		return nil, nil, false
 	}
 	select {
@@ -164,9 +163,7 @@ func (fl *file) readAt(ctx context.Context, dst []byte, off int64, own bool) (in
 	size, total := int(part(fl.fs.feat.MaxRead)), 0
 	for total < len(dst) {
 		p := dst[total:min(len(dst), total+size)]
-		start := time.Now()
 		n, err := read(ctx, p, off+int64(total))
-		fl.fs.took(n, time.Since(start))
 		total += n
 		if err != nil || n < len(p) {
 			return total, err
@@ -175,28 +172,13 @@ func (fl *file) readAt(ctx context.Context, dst []byte, off int64, own bool) (in
 	return total, nil
 }
 
-// took notes how long a read of n bytes took; small ones tell nothing.
-func (f *FS) took(n int, d time.Duration) {
-	if n < atOnce {
-		return
-	}
-	d = d * defaultPart / time.Duration(n)
-	old := time.Duration(f.pieceTime.Load())
-	if old != 0 {
-		d = old + (d-old)/8
-	}
-	f.pieceTime.Store(int64(d))
-}
-
-// isNear says that the volume is read about as fast as memory.
-func (f *FS) isNear() bool {
-	t := time.Duration(f.pieceTime.Load())
-	return t > 0 && t < f.near
-}
-
 // chunk is the piece that has the byte at off, with a reference, where the
-// file is read in sequence; else nil. It sees to those after it.
+// file is read in sequence; else nil. It sees to those after it. What is in
+// memory already is not read ahead.
 func (fl *file) chunk(off int64, n int) *chunk {
+	if _, ok := fl.h.Handle.(volume.Lender); ok {
+		return nil
+	}
 	a, size := &fl.ahead, fl.ino.size()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -215,7 +197,7 @@ func (fl *file) chunk(off int64, n int) *chunk {
 	}
 	sequential := a.run >= 2 || a.run == 1 && off == 0 && n >= atOnce
 	if c == nil {
-		if !sequential || size < worthy || start >= size || fl.fs.isNear() {
+		if !sequential || size < worthy || start >= size {
 			return nil
 		}
 		if c = fl.fetch(start); c == nil {
@@ -226,9 +208,6 @@ func (fl *file) chunk(off int64, n int) *chunk {
 		a.window = min(a.window+1, int64(fl.fs.reads.depth(&fl.fs.ahead)))
 	}
 	far := start + a.window*defaultPart
-	if fl.fs.isNear() {
-		far = start
-	}
 	for next := start + defaultPart; next <= far && next < size; next += defaultPart {
 		if a.chunks[next] == nil && fl.fetch(next) == nil {
 			break
