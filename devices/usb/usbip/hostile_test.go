@@ -280,7 +280,7 @@ func TestHostileClient(t *testing.T) {
 	}
 	defer end.Close()
 	info := testInfo("/lx/1-1")
-	dial := serve(t, &exports{info, end})
+	dial := serve(t, &exports{info: info, dev: end})
 	message := func(h Header, payload ...byte) []byte {
 		var b [HeaderSize]byte
 		h.Put(&b)
@@ -347,7 +347,7 @@ func TestLostInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer end.Close()
-	dial := serve(t, &exports{testInfo("/lx/1-1"), end})
+	dial := serve(t, &exports{info: testInfo("/lx/1-1"), dev: end})
 	for range 20 {
 		d, err := Attach(t.Context(), dial, "1-1", Options{})
 		if err != nil {

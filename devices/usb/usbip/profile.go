@@ -26,13 +26,13 @@ var (
 	profileUnknown = Profile{Name: "unknown"}
 )
 
-// pathPrefix begins the paths that our server tells of.
-const pathPrefix = "/lx/"
+// PathPrefix begins the paths that our server tells of.
+const PathPrefix = "/lx/"
 
 // profileOf knows a server by the path that it has for its device.
 func profileOf(path string) Profile {
 	switch {
-	case strings.HasPrefix(path, pathPrefix):
+	case strings.HasPrefix(path, PathPrefix):
 		return profileLx
 	case strings.Contains(path, "usbip-vudc"):
 		return profileVUDC

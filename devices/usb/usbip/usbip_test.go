@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/lxbridge/lx/devices/usb"
@@ -17,11 +18,16 @@ import (
 type exports struct {
 	info DeviceInfo
 	dev  usb.Device
+	one  sync.Mutex // client at a time; others wait
 }
 
-type lease struct{ usb.Device }
+type lease struct {
+	usb.Device
+	e *exports
+}
 
 func (l lease) Close() error {
+	defer l.e.one.Unlock()
 	_ = l.SetConfiguration(context.Background(), 0) // it may be gone
 	return nil
 }
@@ -32,7 +38,8 @@ func (e *exports) Open(_ context.Context, _ net.Addr, busID string) (DeviceInfo,
 	if busID != e.info.BusID {
 		return DeviceInfo{}, nil, StatusNoDevice
 	}
-	return e.info, lease{e.dev}, nil
+	e.one.Lock()
+	return e.info, lease{e.dev, e}, nil
 }
 
 func testInfo(path string) DeviceInfo {
@@ -62,11 +69,11 @@ func serve(t testing.TB, e Exports) Dialer {
 
 func TestContract(t *testing.T) {
 	for name, path := range map[string]string{
-		"lx": pathPrefix + "1-1", "Linux": "/sys/devices/platform/dummy_hcd.0/usb1/1-1", "usbipd-win": `USB\VID_1D50&PID_6001\1`,
+		"lx": PathPrefix + "1-1", "Linux": "/sys/devices/platform/dummy_hcd.0/usb1/1-1", "usbipd-win": `USB\VID_1D50&PID_6001\1`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			usbtest.Run(t, func(t *testing.T, end *emul.Device) usb.Device {
-				dial := serve(t, &exports{testInfo(path), end})
+				dial := serve(t, &exports{info: testInfo(path), dev: end})
 				d, err := Attach(t.Context(), dial, "1-1", Options{})
 				if err != nil {
 					t.Fatal(err)
