@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -58,6 +59,29 @@ func (s *Server) NotifyDelete(parent, child uint64, name string) error {
 // NotifyStore puts data into a node's page cache at off.
 func (s *Server) NotifyStore(node, off uint64, data []byte) error {
 	return s.notify(notifyStore, bytesOf(&storeOut{Node: node, Off: off, Size: uint32(len(data))}), data)
+}
+
+// pruneOut stands before the nodes that may be dropped.
+type pruneOut struct {
+	Count uint32
+	_     uint32
+	_     uint64
+}
+
+const minorPrune = 45
+
+// NotifyPrune has the kernel drop nodes that nothing uses: neither open files,
+// working directories, mounts nor names below them. It forgets them then. ENOSYS
+// is a kernel that cannot (before Linux 6.18).
+func (s *Server) NotifyPrune(nodes []uint64) error {
+	if n := s.neg.Load(); n != nil && n.Minor < minorPrune {
+		return syscall.ENOSYS
+	}
+	tail := make([]byte, 0, 8*len(nodes))
+	for _, n := range nodes {
+		tail = binary.NativeEndian.AppendUint64(tail, n)
+	}
+	return s.notify(notifyPrune, bytesOf(&pruneOut{Count: uint32(len(nodes))}), tail)
 }
 
 // NotifyPoll wakes who polls the file whose Poll got kh: the kernel asks Poll again.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,45 @@ func TestNotifications(t *testing.T) {
 	}
 	if err := s.NotifyInvalEntry(RootID, "never seen", false); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("notification about nothing: %v; want ENOENT", err)
+	}
+}
+
+// TestNotifyPrune: the kernel forgets what nobody uses, and keeps an open file.
+func TestNotifyPrune(t *testing.T) {
+	m := newMemfs()
+	m.valid = time.Hour
+	idle, used := m.add("idle", nil), m.add("used", nil)
+	dir, s := serve(t, m, Config{})
+	if err := unix.Stat(filepath.Join(dir, "idle"), new(unix.Stat_t)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(filepath.Join(dir, "used"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	err = s.NotifyPrune([]uint64{idle, used, 12345})
+	if s.neg.Load().Minor < minorPrune {
+		if err != unix.ENOSYS {
+			t.Errorf("a kernel that cannot: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs := func(node uint64) uint64 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.nodes[node].refs
+	}
+	for late := time.Now().Add(10 * time.Second); refs(idle) != 0; runtime.Gosched() {
+		if time.Now().After(late) {
+			t.Fatal("the idle file is not forgotten")
+		}
+	}
+	if refs(used) == 0 {
+		t.Error("the open file is forgotten")
 	}
 }
 

@@ -151,6 +151,7 @@ const (
 	notifyStore      = 4
 	notifyDelete     = 6
 	notifyResend     = 7
+	notifyPrune      = 9 // since 7.45
 )
 
 type inHeader struct {

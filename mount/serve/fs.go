@@ -65,6 +65,9 @@ type Notifier interface {
 	NotifyInvalInode(node uint64, off, n int64) error
 	// NotifyInvalEntry drops a name; with expire it is asked for again instead.
 	NotifyInvalEntry(parent uint64, name string, expire bool) error
+	// NotifyPrune has the kernel forget those of nodes that nothing uses; ENOSYS
+	// where it cannot.
+	NotifyPrune(nodes []uint64) error
 }
 
 // FS serves one volume. It implements fuse.FileSystem and the abilities that
@@ -94,6 +97,7 @@ type FS struct {
 
 	mu     sync.Mutex // guards what follows, and what inode says
 	inodes map[uint64]*inode
+	crowd  crowd
 	byNode map[volume.Node]*inode
 	byIno  map[uint64]*inode
 	listed int // names in listings
@@ -119,7 +123,7 @@ func New(v volume.Volume, o Options) *FS {
 	if o.Note == nil {
 		o.Note = func(error) {}
 	}
-	f := &FS{vol: v, feat: v.Features(), opts: o, behind: map[*inode]struct{}{},
+	f := &FS{vol: v, feat: v.Features(), opts: o, crowd: crowd{most: maxInodes}, behind: map[*inode]struct{}{},
 		inodes: map[uint64]*inode{}, byNode: map[volume.Node]*inode{}, byIno: map[uint64]*inode{},
 		files: map[uint64]*file{}, dirs: map[uint64]*directory{}, nextID: fuse.RootID}
 	f.ctx, f.cancel = context.WithCancel(context.Background())

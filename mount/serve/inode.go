@@ -82,6 +82,7 @@ func (f *FS) intern(parent *inode, name string, n volume.Node, a volume.Attr, as
 		i = f.newInode(f.nextID, n, a)
 		i.ino = f.number(a, parent, name, i.id)
 		f.inodes[i.id], f.byNode[n], f.byIno[i.ino] = i, i, i
+		f.crowded()
 	}
 	i.refs++
 	if i.id != fuse.RootID {
@@ -192,6 +193,7 @@ func (f *FS) unref(i *inode, n uint64) {
 // removeInode takes i out of the tables. The caller holds mu.
 func (f *FS) removeInode(i *inode) {
 	delete(f.inodes, i.id)
+	f.crowd.least = min(f.crowd.least, len(f.inodes))
 	if f.byNode[i.node] == i {
 		delete(f.byNode, i.node)
 	}

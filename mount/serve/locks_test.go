@@ -15,6 +15,9 @@ import (
 type told struct {
 	mu    sync.Mutex
 	names []string
+
+	pruned []uint64
+	prune  error // the answer to NotifyPrune
 }
 
 func (*told) NotifyInvalInode(uint64, int64, int64) error { return nil }
@@ -26,6 +29,13 @@ func (n *told) NotifyInvalEntry(_ uint64, name string, expire bool) error {
 		n.names = append(n.names, name)
 	}
 	return nil
+}
+
+func (n *told) NotifyPrune(nodes []uint64) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pruned = append(n.pruned, nodes...)
+	return n.prune
 }
 
 // locking is a volume whose server grants every lock.
