@@ -12,9 +12,10 @@ import (
 // conn asks one network namespace, the one in which its socket was made. It
 // is for one goroutine at a time.
 type conn struct {
-	f   *os.File
-	buf []byte
-	seq uint32
+	f     *os.File
+	buf   []byte
+	seq   uint32
+	found int // by the last look
 }
 
 // bufferSize takes the largest datagram that the kernel makes of an answer.
@@ -173,6 +174,8 @@ func (q Query) ports() (low, high uint16) {
 // sockets lists what q chooses in the connection's namespace. missing are
 // protocols that the kernel tells nothing of.
 func (c *conn) sockets(q Query) (all []Socket, missing []Protocol, err error) {
+	all = make([]Socket, 0, c.found+c.found/8)
+	defer func() { c.found = len(all) }()
 	low, high := q.ports()
 	for _, p := range q.protocols() {
 		families := []uint8{unix.AF_INET, unix.AF_INET6}

@@ -43,14 +43,14 @@ type Snapshot struct {
 type Reader struct {
 	mu        sync.Mutex // guards all below
 	conns     map[uint64]*conn
-	refs      map[string][]ref // by Socket.key
+	refs      map[key][]ref
 	processes map[int]*Process
 	checked   time.Time // when all refs were last seen to hold
 }
 
 // NewReader makes a Reader.
 func NewReader() *Reader {
-	return &Reader{conns: map[uint64]*conn{}, refs: map[string][]ref{}, processes: map[int]*Process{}}
+	return &Reader{conns: map[uint64]*conn{}, refs: map[key][]ref{}, processes: map[int]*Process{}}
 }
 
 // Close frees what the reader holds.
@@ -88,6 +88,7 @@ func (r *Reader) Read(q Query) (*Snapshot, error) {
 		for _, p := range without {
 			missing[p] = true
 		}
+		s.Entries = slices.Grow(s.Entries, len(sockets))
 		for _, socket := range sockets {
 			socket.Namespace = n.Inode
 			s.Entries = append(s.Entries, Entry{Socket: socket})
@@ -97,9 +98,23 @@ func (r *Reader) Read(q Query) (*Snapshot, error) {
 	r.forget(spaces)
 	r.own(s, pids)
 	s.Unseen = r.unseen(s, pids)
-	own := s.Namespaces[0].Inode
-	slices.SortFunc(s.Entries, func(a, b Entry) int { return compare(&a, &b, own) })
+	s.sort()
 	return s, nil
+}
+
+// sort puts the entries in the order that people read them in.
+func (s *Snapshot) sort() {
+	own := s.Namespaces[0].Inode
+	order := make([]*Entry, len(s.Entries)) // entries are large
+	for i := range s.Entries {
+		order[i] = &s.Entries[i]
+	}
+	slices.SortFunc(order, func(a, b *Entry) int { return compare(a, b, own) })
+	sorted := make([]Entry, len(order))
+	for i, e := range order {
+		sorted[i] = *e
+	}
+	s.Entries = sorted
 }
 
 // compare puts the caller's namespace first.
@@ -174,16 +189,16 @@ func (r *Reader) own(s *Snapshot, pids []int) {
 		r.checked = time.Now()
 	}
 	wanted := map[uint32]bool{}
-	refs := make(map[string][]ref, len(s.Entries))
+	refs := make(map[key][]ref, len(s.Entries))
 	for i := range s.Entries {
 		e := &s.Entries[i]
 		if e.Inode == 0 {
 			continue
 		}
-		key := e.key()
-		known, looked := r.refs[key]
+		k := e.key()
+		known, looked := r.refs[k]
 		if looked && !slices.ContainsFunc(known, func(f ref) bool { return !lives[f.pid] || check && !f.holds(e.Inode) }) {
-			refs[key] = known
+			refs[k] = known
 			continue
 		}
 		wanted[e.Inode] = true

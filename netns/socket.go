@@ -106,11 +106,16 @@ func (s *Socket) Holds() bool {
 }
 
 // key tells sockets apart between two looks.
-func (s *Socket) key() string {
+type key struct {
+	cookie uint64
+	ends   string // where there is no cookie
+}
+
+func (s *Socket) key() key {
 	if s.Cookie != 0 {
-		return strconv.FormatUint(s.Cookie, 16)
+		return key{cookie: s.Cookie}
 	}
-	return fmt.Sprint(s.Namespace, s.Protocol, s.Local, s.Remote, s.Inode)
+	return key{ends: fmt.Sprint(s.Namespace, s.Protocol, s.Local, s.Remote, s.Inode)}
 }
 
 // LocalString is the local end as ss(8) prints it.

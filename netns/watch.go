@@ -50,24 +50,24 @@ func Watch(ctx context.Context, r *Reader, q Query, f func(*Snapshot, []Event) e
 func watch(ctx context.Context, r *Reader, q Query, gone <-chan Socket, f func(*Snapshot, []Event) error) error {
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
-	known := map[string]Entry{}
+	known := map[key]Entry{}
 	for first := true; ; first = false {
 		s, err := r.Read(q)
 		if err != nil {
 			return err
 		}
 		now := time.Now()
-		next := make(map[string]Entry, len(s.Entries))
+		next := make(map[key]Entry, len(s.Entries))
 		var events []Event
 		for _, e := range s.Entries {
-			key := e.key()
-			next[key] = e
-			if _, ok := known[key]; !ok && !first {
+			k := e.key()
+			next[k] = e
+			if _, ok := known[k]; !ok && !first {
 				events = append(events, Event{Entry: e, At: now})
 			}
 		}
-		for key, e := range known {
-			if _, ok := next[key]; !ok {
+		for k, e := range known {
+			if _, ok := next[k]; !ok {
 				events = append(events, Event{Entry: e, Gone: true, At: now})
 			}
 		}
@@ -82,7 +82,7 @@ func watch(ctx context.Context, r *Reader, q Query, gone <-chan Socket, f func(*
 }
 
 // untilTick tells of sockets that end until the next look is due.
-func untilTick(ctx context.Context, tick <-chan time.Time, gone <-chan Socket, known map[string]Entry, s *Snapshot, f func(*Snapshot, []Event) error) error {
+func untilTick(ctx context.Context, tick <-chan time.Time, gone <-chan Socket, known map[key]Entry, s *Snapshot, f func(*Snapshot, []Event) error) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,13 +90,13 @@ func untilTick(ctx context.Context, tick <-chan time.Time, gone <-chan Socket, k
 		case <-tick:
 			return nil
 		case socket := <-gone:
-			key := socket.key()
-			e, ok := known[key]
+			k := socket.key()
+			e, ok := known[k]
 			if !ok {
 				continue
 			}
-			delete(known, key)
-			s = s.without(key)
+			delete(known, k)
+			s = s.without(k)
 			if err := f(s, []Event{{Entry: e, Gone: true, At: time.Now()}}); err != nil {
 				return err
 			}
@@ -105,11 +105,11 @@ func untilTick(ctx context.Context, tick <-chan time.Time, gone <-chan Socket, k
 }
 
 // without is the snapshot less one socket.
-func (s *Snapshot) without(key string) *Snapshot {
+func (s *Snapshot) without(gone key) *Snapshot {
 	less := *s
 	less.Entries = nil
 	for _, e := range s.Entries {
-		if e.key() != key {
+		if e.key() != gone {
 			less.Entries = append(less.Entries, e)
 		}
 	}
