@@ -19,7 +19,7 @@ const (
 	HighSpeedBus  = 200
 	SuperSpeedBus = 201
 
-	maxPorts  = 15
+	Ports     = 15 // of each bus
 	maxNumber = 127
 )
 
@@ -123,7 +123,7 @@ func (h *Host) place(d *Device, first int) error {
 	}
 	for d.Port = first; ports[d.Port]; d.Port++ {
 	}
-	if d.Number == 0 || d.Port > maxPorts {
+	if d.Number == 0 || d.Port > Ports {
 		return fmt.Errorf("cannot attach a device: bus %d is full", d.Bus)
 	}
 	h.last[d.Bus] = d.Number
