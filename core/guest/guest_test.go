@@ -156,6 +156,24 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+func TestPlace(t *testing.T) {
+	at(t, "sealed", nil, func(tr *seccomp.Trap) {
+		mount := tmpfs(t)
+		defer unix.Close(mount)
+		if err := tr.Place(t.Context(), mount, "/mnt/bus/usb"); err != nil {
+			t.Error(err)
+		}
+		// What is no mount of a FUSE file system is left alone.
+		if err := tr.Remove(t.Context(), "/mnt/bus/usb"); err != nil {
+			t.Error(err)
+		}
+		if err := tr.Remove(t.Context(), "/mnt/nowhere"); err != nil {
+			t.Error(err)
+		}
+		expectErr(t, "a file in the way", tr.Place(t.Context(), mount, "/mnt/file/usb"), unix.ENOTDIR)
+	})
+}
+
 func TestAttachRefuses(t *testing.T) {
 	at(t, "jail", []string{t.TempDir()}, func(tr *seccomp.Trap) {
 		mount := tmpfs(t)

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 		"here":     here,
 		"memory":   memory,
 		"jail":     jail,
+		"sealed":   sealed,
 		"userns":   userns,
 		"nocaps":   nocaps,
 		"user":     user,
@@ -121,6 +122,31 @@ func jail(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// sealed has a directory that nothing can be made in, and wants to find its files in it
+// and what the test has placed.
+func sealed([]string) int {
+	must(unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(unix.Mount("sealed", "/mnt", "tmpfs", 0, ""))
+	must(os.MkdirAll("/mnt/dir/inner", 0o755))
+	must(os.WriteFile("/mnt/file", []byte("inside"), 0o644))
+	must(os.Symlink("dir", "/mnt/link"))
+	must(unix.Mount("", "/mnt", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	meet(0, 0, 0)
+	for _, name := range []string{"dir/inner", "link/inner", "file", "bus/usb/mounted"} {
+		if _, err := os.Stat("/mnt/" + name); err != nil {
+			fmt.Fprintln(os.Stderr, "in the guest:", err)
+			return 1
+		}
+	}
+	if b, err := os.ReadFile("/mnt/file"); err != nil || string(b) != "inside" {
+		fmt.Fprintln(os.Stderr, "in the guest:", string(b), err)
+		return 1
+	}
+	names, err := os.ReadDir("/mnt")
+	must(err)
+	return len(names) - 4
 }
 
 // userns looks from a further user namespace, args[0] with a mount namespace of its own.

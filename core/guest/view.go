@@ -26,38 +26,57 @@ func (t Thread) Do(ctx context.Context, f func() error) error {
 
 // enterView moves the calling OS thread; there is no way back.
 func (t Thread) enterView() error {
-	open := func(name string, flags int) (int, error) {
-		fd, err := unix.Open(t.proc(name), flags|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, fmt.Errorf("cannot open the caller's %s: %w", name, err)
-		}
-		return fd, nil
-	}
-	ns, err := open("ns/mnt", unix.O_RDONLY)
+	v, err := t.openView()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(ns)
-	root, err := open("root", unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(root)
-	cwd, err := open("cwd", unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(cwd)
+	defer v.close()
+	return v.enter()
+}
 
+// view is where a thread stands, by descriptors.
+type view struct{ ns, root, cwd int }
+
+func (t Thread) openView() (view, error) {
+	v := view{-1, -1, -1}
+	for _, f := range []struct {
+		fd    *int
+		name  string
+		flags int
+	}{
+		{&v.ns, "ns/mnt", unix.O_RDONLY},
+		{&v.root, "root", unix.O_PATH | unix.O_DIRECTORY},
+		{&v.cwd, "cwd", unix.O_PATH | unix.O_DIRECTORY},
+	} {
+		fd, err := unix.Open(t.proc(f.name), f.flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			v.close()
+			return view{}, fmt.Errorf("cannot open the caller's %s: %w", f.name, err)
+		}
+		*f.fd = fd
+	}
+	return v, nil
+}
+
+func (v view) close() {
+	for _, fd := range []int{v.ns, v.root, v.cwd} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// enter moves the calling OS thread there.
+func (v view) enter() error {
 	for _, step := range []struct {
 		what string
 		do   func() error
 	}{
 		{"leave the broker's root", func() error { return unix.Unshare(unix.CLONE_FS) }},
-		{"enter the caller's mount namespace", func() error { return unix.Setns(ns, unix.CLONE_NEWNS) }},
-		{"reach the caller's root", func() error { return unix.Fchdir(root) }},
+		{"enter the caller's mount namespace", func() error { return unix.Setns(v.ns, unix.CLONE_NEWNS) }},
+		{"reach the caller's root", func() error { return unix.Fchdir(v.root) }},
 		{"take the caller's root", func() error { return unix.Chroot(".") }},
-		{"enter the caller's working directory", func() error { return unix.Fchdir(cwd) }},
+		{"enter the caller's working directory", func() error { return unix.Fchdir(v.cwd) }},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("cannot %s: %w", step.what, err)
