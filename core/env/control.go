@@ -20,6 +20,7 @@ const (
 	ToBroker   = 'b' // HTTP: the broker's API
 	ToExpose   = 'e' // serve a mount to the host: see Expose
 	ToPorts    = 'r' // a Link that the daemon shares reservations of ports by: see DialLink
+	ToServed   = 'd' // place mounts that the client serves: see ServeMounts
 	ToKeeper   = 's' // stop the environment; answered by Stopped
 	ToNobody   = 'p' // is it there? the keeper hangs up
 )

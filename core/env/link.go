@@ -33,7 +33,7 @@ const (
 	// BrokerGo.
 	BrokerListener = 'L' // the seccomp listener and the page of ids in flight
 	BrokerOrphan   = 'O' // a mount of the predecessor: as BrokerHold
-	BrokerGo       = 'G'
+	BrokerGo       = 'G' // with init's process id
 
 	// From the broker.
 	BrokerHold = 'H' // keep this descriptor: key, NUL, blob

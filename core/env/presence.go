@@ -89,7 +89,7 @@ func (d Dirs) Names() ([]string, error) {
 	}
 	var out []string
 	for _, n := range names {
-		if name, ok := strings.CutSuffix(n.Name(), pidSuffix); ok && name != DaemonName {
+		if name, ok := strings.CutSuffix(n.Name(), pidSuffix); ok && name != DaemonName && name != HubName {
 			out = append(out, name)
 		}
 	}
@@ -157,6 +157,9 @@ func (d Dirs) Ended(ctx context.Context, name string, pid int) error {
 // can have it.
 const DaemonName = "daemon"
 
+// HubName is DaemonName for the device hub.
+const HubName = "hub"
+
 // dialPrivate connects to a socket in a directory of the user's alone: the place
 // of one that has vanished, as below /tmp, may be another user's now.
 func dialPrivate(ctx context.Context, socket string) (net.Conn, error) {
@@ -205,6 +208,42 @@ func dialSocket(ctx context.Context, d Dirs, name string) (*net.UnixConn, error)
 		return nil, err
 	}
 	return c.(*net.UnixConn), nil
+}
+
+// Follow calls changed whenever a listener may have been announced, until ctx ends.
+func (d Dirs) Follow(ctx context.Context, changed func()) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("cannot follow environments: %w", err)
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer events.Close()
+	defer context.AfterFunc(ctx, func() { events.Close() })()
+	if _, err := unix.InotifyAddWatch(fd, d.State, unix.IN_CLOSE_WRITE); err != nil {
+		return fmt.Errorf("cannot follow environments: %w", err)
+	}
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := events.Read(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot follow environments: %w", err)
+		}
+		if bytes.Contains(buf[:n], []byte(pidSuffix+"\x00")) {
+			changed()
+		}
+	}
+}
+
+// DialHub connects to the user's device hub.
+func DialHub(ctx context.Context, d Dirs) (*net.UnixConn, error) {
+	c, err := dialSocket(ctx, d, HubName)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the device hub: %w", err)
+	}
+	return c, nil
 }
 
 // DialDaemon connects to the user's daemon.

@@ -379,7 +379,7 @@ func lockFile(path string, how int) (unlock func(), err error) {
 }
 
 // reserved are names that files beside the environments' have.
-var reserved = []string{"daemon"}
+var reserved = []string{"daemon", "hub"}
 
 // CheckName says what is wrong with the name of an environment.
 func CheckName(name string) error {

@@ -284,15 +284,7 @@ func vanished(err error) bool {
 }
 
 func (c *Daemon) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://lx/v%d/%s", Version, path), body)
+	req, err := request(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
@@ -311,18 +303,36 @@ func (c *Daemon) call(ctx context.Context, method, path string, in, out any) err
 		}
 		resp, err = c.http.Do(retry)
 	}
+	return decode(resp, err, "the daemon", out)
+}
+
+// request asks for path, with in as its body unless that is nil.
+func request(ctx context.Context, method, path string, in any) (*http.Request, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	return http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://lx/v%d/%s", Version, path), body)
+}
+
+// decode reads what was answered into out.
+func decode(resp *http.Response, err error, who string, out any) error {
 	if err != nil {
 		var ue *url.Error
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return fmt.Errorf("cannot ask the daemon: %w", err)
+		return fmt.Errorf("cannot ask %s: %w", who, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		var f failed
 		if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&f.Failure); err != nil || f.Failure.Error == "" {
-			return fmt.Errorf("cannot ask the daemon: %s", resp.Status)
+			return fmt.Errorf("cannot ask %s: %s", who, resp.Status)
 		}
 		if f.Failure.Hint == "" {
 			return errors.New(f.Failure.Error)
@@ -333,7 +343,7 @@ func (c *Daemon) call(ctx context.Context, method, path string, in, out any) err
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("cannot read the daemon's answer: %w", err)
+		return fmt.Errorf("cannot read the answer of %s: %w", who, err)
 	}
 	return nil
 }

@@ -19,6 +19,10 @@ func (b *broker) serveClient(ctx context.Context, m env.Message) error {
 	if err != nil {
 		return err
 	}
+	if m.Text == string(rune(env.ToServed)) {
+		b.serveVisitor(ctx, c)
+		return nil
+	}
 	if m.Text == string(rune(env.ToExpose)) {
 		b.wg.Go(func() {
 			defer context.AfterFunc(ctx, func() { c.Close() })()

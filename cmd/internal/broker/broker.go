@@ -20,6 +20,7 @@ import (
 	"github.com/lxbridge/lx/core/archive"
 	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/ids"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount"
@@ -50,7 +51,10 @@ type broker struct {
 	link   *env.Link
 	mounts *mount.Broker
 	ports  *portbroker.Broker // nil: binds are the kernel's alone
+	init   guest.Thread
 	wg     sync.WaitGroup
+
+	prepared chan struct{} // closed when init has its files in place
 }
 
 func run(log *slog.Logger) error {
@@ -70,7 +74,7 @@ func run(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	b := &broker{cfg: cfg, log: log, link: link}
+	b := &broker{cfg: cfg, log: log, link: link, prepared: make(chan struct{})}
 	b.mounts = mount.New(mount.Config{Holder: holder{link}, Log: log})
 	// Without the ledger programs still run as they would.
 	if b.ports, err = portbroker.New(cfg.Name, cfg.Dirs, log); err != nil {
@@ -108,6 +112,8 @@ func run(log *slog.Logger) error {
 		switch m.Letter {
 		case env.BrokerListener:
 			err = b.listen(ctx, m)
+		case env.BrokerGo:
+			err = b.goAhead(m)
 		case env.BrokerOrphan:
 			err = b.adopt(m)
 		case env.LinkConn:
@@ -154,6 +160,7 @@ func (b *broker) listen(ctx context.Context, m env.Message) error {
 	if err != nil {
 		return err
 	}
+	close(b.prepared)
 	b.wg.Go(func() {
 		if err := l.Serve(ctx); err != nil && ctx.Err() == nil {
 			b.log.Error("listener ended", "err", err)

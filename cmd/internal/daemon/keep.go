@@ -1,12 +1,8 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/core/config"
@@ -46,28 +42,7 @@ func (d *daemon) wanted(r store.Record) bool {
 
 // follow watches environments that somebody else starts.
 func (d *daemon) follow(ctx context.Context) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer events.Close()
-	defer context.AfterFunc(ctx, func() { events.Close() })()
-	if _, err := unix.InotifyAddWatch(fd, d.dirs.State, unix.IN_CLOSE_WRITE); err != nil {
-		return err
-	}
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := events.Read(buf)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if !bytes.Contains(buf[:n], []byte(".pid\x00")) {
-			continue
-		}
+	return d.dirs.Follow(ctx, func() {
 		d.reserve.poke()
 		list, err := d.store.List()
 		if err != nil {
@@ -78,7 +53,7 @@ func (d *daemon) follow(ctx context.Context) error {
 				d.watch(ctx, r.Name, false)
 			}
 		}
-	}
+	})
 }
 
 // watch has the environment looked after, and started first if start says so.

@@ -287,7 +287,7 @@ func (k *keeper) startBroker() error {
 			return err
 		}
 	}
-	if err := c.link.Send(env.BrokerGo, ""); err != nil {
+	if err := c.link.Send(env.BrokerGo, strconv.Itoa(k.init.cmd.Process.Pid)); err != nil {
 		return err
 	}
 	for _, conn := range k.pending {

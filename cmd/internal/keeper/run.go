@@ -172,7 +172,7 @@ func (k *keeper) serve(c client) {
 		k.forwarded++
 		k.idle = false
 		k.hand(k.init.link, c)
-	case env.ToBroker, env.ToExpose, env.ToPorts:
+	case env.ToBroker, env.ToExpose, env.ToPorts, env.ToServed:
 		if k.broker.messages == nil {
 			k.pending = append(k.pending, c)
 			return

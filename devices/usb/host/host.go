@@ -61,10 +61,11 @@ func New(ctx context.Context) (*Host, error) {
 // setupTime is how long a device may take to be described and configured.
 const setupTime = 30 * time.Second
 
-// Attach plugs a device in at the first free port and gives it a configuration, unless
-// it has one. The host closes it when it is detached, or gone, and where Attach fails.
-func (h *Host) Attach(ctx context.Context, dev usb.Device) (*Device, error) {
-	d, err := h.attach(ctx, dev, 1)
+// Attach plugs a device in and gives it a configuration, unless it has one: at the first
+// free port from the given one on. The host closes it when it is detached, or gone, and
+// where Attach fails.
+func (h *Host) Attach(ctx context.Context, dev usb.Device, port int) (*Device, error) {
+	d, err := h.attach(ctx, dev, max(port, 1))
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}

@@ -28,7 +28,7 @@ func attach(t *testing.T) (*FS, *host.Device) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := h.Attach(t.Context(), gadget)
+	d, err := h.Attach(t.Context(), gadget, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

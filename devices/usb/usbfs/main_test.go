@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	if w.gadget, err = emul.New(usbtest.Gadget()); err != nil {
 		t.Fatal(err)
 	}
-	if w.dev, err = h.Attach(t.Context(), w.gadget); err != nil {
+	if w.dev, err = h.Attach(t.Context(), w.gadget, 0); err != nil {
 		t.Fatal(err)
 	}
 	s, err := fuse.New(w.fs, Config())
