@@ -17,7 +17,7 @@ endif
 SHARE := $(DESTDIR)$(PREFIX)/share
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS := -s -w -X github.com/lxbridge/lx/cmd/internal/cli.version=$(VERSION) -X github.com/lxbridge/lx/cmd/internal/netcli.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/lxbridge/lx/cmd/internal/cli.version=$(VERSION) -X github.com/lxbridge/lx/cmd/internal/netcli.version=$(VERSION) -X github.com/lxbridge/lx/cmd/internal/devcli.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath
 
 FOLDERS := cmd core devices mount netns portbroker integration
@@ -28,7 +28,7 @@ GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 .PHONY: build sample run test lab-test bench lint fuzz install go
 
 build: go
-	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/ ./cmd/lx ./cmd/lxnet
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/ ./cmd/lx ./cmd/lxnet ./cmd/lxdev
 
 sample:
 	@$(GOBUILD) -o build/sampleshare ./integration/sampleshare
@@ -57,7 +57,7 @@ fuzz: go
 	@integration/run/fuzz $(FUZZTIME)
 
 install: build
-	for p in lx lxnet; do \
+	for p in lx lxnet lxdev; do \
 		install -D -m 755 build/$$p '$(DESTDIR)$(PREFIX)/bin/'$$p && build/$$p man '$(SHARE)/man/man1' && \
 		build/$$p completion bash >build/$$p.bash && install -D -m 644 build/$$p.bash '$(SHARE)/bash-completion/completions/'$$p && \
 		build/$$p completion zsh >build/_$$p && install -D -m 644 build/_$$p '$(SHARE)/zsh/site-functions/_'$$p && \

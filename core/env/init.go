@@ -32,7 +32,7 @@ type InitConfig struct {
 	// With an own root file system, which is mounted on the working directory:
 	OwnRoot  bool
 	Hostname string
-	Env      []string // of the image
+	Env      []string // of the environment, or its image
 	// User, UID and GID are the user outside; ids only where they are one inside.
 	User     string
 	UID, GID uint32
@@ -350,7 +350,7 @@ func (in *initProcess) start(s Spec, files []*os.File) (pid int, done <-chan sys
 			return 0, nil, err
 		}
 	}
-	s.Env = mergeEnv(s.Env, in.variables())
+	s.Env = mergeEnv(in.cfg.Env, s.Env, in.variables())
 	dir := s.Dir
 	if unix.Access(dir, unix.X_OK) != nil {
 		dir = "/"

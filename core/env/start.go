@@ -53,7 +53,7 @@ type Config struct {
 	Hidden []string `json:",omitempty"`
 	// Environ is the keeper's own environment; nil: the caller's.
 	Environ []string `json:"-"`
-	// Env are variables of the image, for programs inside.
+	// Env are variables for programs inside, unless they have others: of lx, and of the image.
 	Env []string
 }
 

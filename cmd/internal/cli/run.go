@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -159,13 +160,40 @@ func startEnv(ctx context.Context, o runOptions, dirs env.Dirs, name string) err
 	opt := api.StartOptions{Map: ns.Kind(o.idMap), IOUring: o.ioUring, Privileged: o.privileged, Environ: os.Environ()}
 	opt.Home, opt.Shell = env.UserHome()
 	if store.IsHost(name) && !api.Manager() {
-		return daemon.Launch(ctx, dirs, nil, nil, name, opt)
+		if err := daemon.Launch(ctx, dirs, nil, nil, name, opt); err != nil {
+			return err
+		}
+	} else {
+		d, err := api.Connect(ctx, dirs, version)
+		if err != nil {
+			return err
+		}
+		if err := d.Start(ctx, name, opt); err != nil {
+			return err
+		}
 	}
-	d, err := api.Connect(ctx, dirs, version)
+	if err := awaitDevices(ctx, dirs, name); err != nil {
+		fmt.Fprintf(os.Stderr, "lx: devices are not shown in %s: %s\n", name, command.Printable(err.Error()))
+	}
+	return nil
+}
+
+// devicesTime is how long an environment may take to show devices.
+const devicesTime = 5 * time.Second
+
+// awaitDevices returns when an environment that has just started shows the devices of the
+// hub, if there is one.
+func awaitDevices(ctx context.Context, dirs env.Dirs, name string) error {
+	hub, err := api.DialHub(ctx, dirs)
+	if errors.Is(err, env.ErrNotRunning) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	return d.Start(ctx, name, opt)
+	ctx, cancel := context.WithTimeout(ctx, devicesTime)
+	defer cancel()
+	return hub.Enter(ctx, name)
 }
 
 // insideOf is the error for whom the environment is not to be reached since

@@ -25,7 +25,7 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 	if err := feature.Check(); err != nil {
 		return err
 	}
-	cfg := env.Config{Name: name, Privileged: o.Privileged, Program: program, Dirs: d, Home: o.Home, Shell: o.Shell, User: env.UserName(), Environ: o.Environ}
+	cfg := env.Config{Name: name, Privileged: o.Privileged, Program: program, Dirs: d, Home: o.Home, Shell: o.Shell, User: env.UserName(), Environ: o.Environ, Env: deviceVariables(d.Runtime)}
 	var err error
 	if cfg.Settings, err = config.Load(d.Config, name); err != nil {
 		return err
@@ -54,13 +54,21 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		root := st.Root(rec)
 		cfg.Host = env.Host(cfg.Settings.Host)
 		cfg.Hidden = []string{st.Dir(), d.Runtime, d.State, d.Config}
-		o.Map, cfg.Root, cfg.Env, choose = rec.Map, &root, rec.Env, ns.ChooseOwn
+		o.Map, cfg.Root, choose = rec.Map, &root, ns.ChooseOwn
+		cfg.Env = append(deviceVariables("/run"), rec.Env...)
 	}
 	if cfg.Map, err = choose(o.Map); err != nil {
 		return err
 	}
 	cfg.Filter = seccomp.Options{Features: features(cfg.Map), AllowIOUring: o.IOUring}
 	return env.Launch(ctx, cfg)
+}
+
+// deviceVariables let programs use the devices of the hub: libudev does without a true
+// sysfs, adb without true device nodes, and has a server of the environment's own in
+// runtime, which is another directory in each.
+func deviceVariables(runtime string) []string {
+	return []string{"SYSTEMD_DEVICE_VERIFY_SYSFS=0", "ADB_LIBUSB=1", "ADB_SERVER_SOCKET=localfilesystem:" + runtime + "/adb.sock"}
 }
 
 // features are what the environment's filter traps for.

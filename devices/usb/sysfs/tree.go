@@ -115,7 +115,7 @@ func interfaceNames(d *host.Device) []string {
 }
 
 func (t tree) controller() []node {
-	nodes := []node{file("uevent", "DRIVER=lx-hcd\nMODALIAS=platform:lx-hcd"), link("subsystem", "../../bus/platform")}
+	nodes := []node{file("uevent", "DRIVER=lx-hcd\nMODALIAS=platform:lx-hcd"), link("subsystem", "../../bus/platform"), link("driver", "../../bus/platform/drivers/lx-hcd")}
 	for _, d := range t.host.Devices() {
 		if d.Port == 0 {
 			nodes = append(nodes, dir(d.Name(), func() []node { return t.device(d) }))
@@ -141,7 +141,7 @@ func (t tree) device(d *host.Device) []node {
 		file("rx_lanes", "1"), file("tx_lanes", "1"), file("urbnum", "0"), file("quirks", "0x0"), file("avoid_reset_quirk", "0"),
 		file("ltm_capable", "no"), file("authorized", "1"), file("removable", "%s", removable(d)), file("maxchild", "%d", maxChild(d)),
 		dir("power", of(file("control", "on"), file("runtime_status", "active"), file("async", "enabled"), file("wakeup", "disabled"))),
-		dir("ep_00", of(endpoint(usb.Endpoint{Kind: usb.Control, MaxPacketSize: uint16(desc.MaxPacket0)})...)),
+		dir("ep_00", of(endpoint(d, usb.Endpoint{Kind: usb.Control, MaxPacketSize: uint16(desc.MaxPacket0)})...)),
 		{
 			name: "bConfigurationValue",
 			text: func() []byte {
@@ -165,12 +165,12 @@ func (t tree) device(d *host.Device) []node {
 			unit = 8
 		}
 		nodes = append(nodes, file("bNumInterfaces", "%2d", len(c.Interfaces)), file("bmAttributes", "%2x", c.Attributes), file("bMaxPower", "%dmA", int(c.MaxPower)*unit))
-		nodes = appendString(nodes, d, "configuration", c.IConfiguration)
+		nodes = append(nodes, raw("configuration", stringLine(d, c.IConfiguration)))
 		for _, i := range c.Interfaces {
 			nodes = append(nodes, dir(interfaceName(d, c, i), func() []node { return iface(d, i.Number, up+"../") }))
 		}
 	} else {
-		nodes = append(nodes, raw("bNumInterfaces", nil), raw("bmAttributes", nil), raw("bMaxPower", nil))
+		nodes = append(nodes, raw("bNumInterfaces", nil), raw("bmAttributes", nil), raw("bMaxPower", nil), raw("configuration", nil))
 	}
 	if d.Port == 0 {
 		for _, o := range t.host.Devices() {
@@ -197,13 +197,20 @@ func maxChild(d *host.Device) int {
 	return 0
 }
 
-// appendString adds the string of index i, if the device has it: one line, whatever it says.
+// appendString adds the string of index i, if the device has it.
 func appendString(nodes []node, d *host.Device, name string, i uint8) []node {
-	text, ok := d.Strings[i]
-	if i == 0 || !ok {
-		return nodes
+	if line := stringLine(d, i); line != nil {
+		return append(nodes, raw(name, line))
 	}
-	return append(nodes, file(name, "%s", oneLine(text)))
+	return nodes
+}
+
+// stringLine is the string of index i as a line; nothing, if the device has it not.
+func stringLine(d *host.Device, i uint8) []byte {
+	if text, ok := d.Strings[i]; ok && i != 0 {
+		return []byte(oneLine(text) + "\n")
+	}
+	return nil
 }
 
 // oneLine is text without control characters, for readers take it by lines.
@@ -272,7 +279,7 @@ func iface(d *host.Device, number uint8, up string) []node {
 		fmt.Sprintf("INTERFACE=%d/%d/%d", a.Class, a.SubClass, a.Protocol), "MODALIAS="+modalias)
 	nodes = append(nodes, file("uevent", "%s", strings.Join(uevent, "\n")))
 	for _, e := range a.Endpoints {
-		nodes = append(nodes, dir(fmt.Sprintf("ep_%02x", uint8(e.Address)), of(endpoint(e)...)))
+		nodes = append(nodes, dir(fmt.Sprintf("ep_%02x", uint8(e.Address)), of(endpoint(d, e)...)))
 	}
 	slices.SortFunc(nodes, func(a, b node) int { return strings.Compare(a.name, b.name) })
 	return nodes
@@ -289,7 +296,28 @@ func driverOf(d *host.Device, number uint8) string {
 	return ""
 }
 
-func endpoint(e usb.Endpoint) []node {
+// interval is how often an endpoint is asked, in µs (drivers/usb/core/endpoint.c).
+func interval(d *host.Device, e usb.Endpoint) int {
+	high := d.Speed() >= usb.SpeedHigh
+	n := int(e.Interval)
+	switch {
+	case e.Kind == usb.Isochronous || e.Kind == usb.Interrupt && high:
+		n = 1 << (min(max(n, 1), 16) - 1)
+	case e.Kind == usb.Interrupt:
+	case !high || e.Address.In():
+		n = 0 // only of OUT endpoints, at high speed: how often they may say no
+	}
+	if high {
+		return n * 125
+	}
+	return n * 1000
+}
+
+func endpoint(d *host.Device, e usb.Endpoint) []node {
+	every := fmt.Sprintf("%dms", interval(d, e)/1000)
+	if us := interval(d, e); us%1000 != 0 {
+		every = fmt.Sprintf("%dus", us)
+	}
 	direction := "out"
 	switch {
 	case e.Kind == usb.Control:
@@ -299,7 +327,7 @@ func endpoint(e usb.Endpoint) []node {
 	}
 	return []node{
 		file("bEndpointAddress", "%02x", uint8(e.Address)), file("bInterval", "%02x", e.Interval), file("bLength", "07"),
-		file("bmAttributes", "%02x", e.Attributes), file("direction", "%s", direction),
+		file("bmAttributes", "%02x", e.Attributes), file("interval", "%s", every), file("direction", "%s", direction),
 		file("type", "%s", [...]string{"Control", "Isoc", "Bulk", "Interrupt"}[e.Kind&3]), file("wMaxPacketSize", "%04x", e.MaxPacketSize),
 	}
 }
