@@ -350,3 +350,56 @@ func TestDaemon(t *testing.T) {
 		t.Errorf("the log: %s", log)
 	}
 }
+
+// TestUpgrade: a command of another version of lx puts the daemon of its version
+// in the place of the one that runs; what runs inside does not notice, nor do
+// environments that are stored elsewhere.
+func TestUpgrade(t *testing.T) {
+	w := newWorld(t)
+	elsewhere := w.path("home/elsewhere")
+	w.configure(fmt.Sprintf("store = %q\n", elsewhere))
+	w.ok("import", "small", w.rootTar())
+	if _, err := os.Stat(filepath.Join(elsewhere, "environments/small/record.json")); err != nil {
+		t.Error(err)
+	}
+	same(t, "the usual store", w.store(), "")
+	hold := w.startOpen("-d", "small", "sh", "-c", "echo up; exec cat")
+	hold.says("up")
+	type status struct {
+		PID     int
+		Version string
+	}
+	ask := func(w *world) (s status) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(w.ok("daemon", "status", "--json")), &s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	old := ask(w)
+	b, err := os.ReadFile(lxPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same program, but for its version.
+	version := "N" + old.Version[1:]
+	next := w.in(t)
+	next.program = w.write("lx-next", strings.ReplaceAll(string(b), old.Version, version))
+	if err := os.Chmod(next.program, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out := next.ok("list"); !strings.Contains(out, "running") {
+		t.Errorf("lx list of the next version: %s", out)
+	}
+	if s := ask(next); s.Version != version || s.PID == old.PID {
+		t.Errorf("the daemon is %+v, before %+v", s, old)
+	}
+	same(t, "a session of the next version", next.ok("-d", "small", "cat", "/etc/os-release"), "ID=small")
+	if _, err := io.WriteString(hold.in, "still here\n"); err != nil {
+		t.Fatal(err)
+	}
+	hold.says("still here")
+	hold.in.Close()
+	hold.wait(bound)
+	w.ok("remove", "--force", "small")
+}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ type world struct {
 	t   testing.TB
 	dir string // of the user who runs lx
 	env []string
+	// program is the lx that is run; empty: lxPath.
+	program string
 	// group is the control group that lx is started in; nil: the caller's.
 	group *os.File
 	// enter runs a function where lx is to be started; nil: here.
@@ -105,7 +108,7 @@ func (w *world) write(name, text string) string {
 
 // command is lx with args, not yet started.
 func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, lxPath, args...)
+	cmd := exec.CommandContext(ctx, cmp.Or(w.program, lxPath), args...)
 	cmd.Env = append([]string(nil), w.env...)
 	cmd.Dir = w.path("home")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: runAs.credential}
