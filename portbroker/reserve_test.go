@@ -111,7 +111,12 @@ func TestShare(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := env.OpenLink(int(theirs.Fd()))
+		fd, err := unix.Dup(int(theirs.Fd()))
+		theirs.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := env.OpenLink(fd)
 		if err != nil {
 			t.Fatal(err)
 		}

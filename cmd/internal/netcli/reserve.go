@@ -70,7 +70,7 @@ somebody has now is held once it is free (exit code 1: some are not yet).`,
 				}
 			}
 			if missing {
-				return command.ExitCode(1)
+				return command.Failure
 			}
 			return nil
 		},
