@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/lxbridge/lx/mount/nfs/nfs4/compound"
@@ -456,14 +457,30 @@ func (v *Volume) closeAll(ctx context.Context) error {
 		files = append(files, f)
 	}
 	v.mu.Unlock()
-	var errs []error
-	for _, h := range handles {
-		if err := h.Close(ctx); err != nil && !errors.Is(err, syscall.EBADF) {
-			errs = append(errs, err)
+	err := atOnce(handles, func(h *handle) error {
+		if err := h.Close(ctx); !errors.Is(err, syscall.EBADF) {
+			return err
 		}
+		return nil
+	})
+	return errors.Join(err, atOnce(files, func(f *file) error { return f.giveBack(ctx) }))
+}
+
+// closers is how much of what is left is given back at once.
+const closers = 16
+
+// atOnce calls do for each of all, several at once.
+func atOnce[T any](all []T, do func(T) error) error {
+	errs := make([]error, len(all))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(closers, len(all)) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
+				errs[i] = do(all[i])
+			}
+		})
 	}
-	for _, f := range files {
-		errs = append(errs, f.giveBack(ctx))
-	}
+	wg.Wait()
 	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -296,6 +297,55 @@ func TestDelegation(t *testing.T) {
 		if err := h.Close(ctx); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// distant is a connection whose answers come late, once slow is set.
+type distant struct {
+	net.Conn
+	slow *atomic.Bool
+}
+
+func (c distant) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.slow.Load() {
+		time.Sleep(8 * time.Millisecond) // the way back
+	}
+	return n, err
+}
+
+// TestManyDelegations: all go back at the end, also to a server that is so far
+// away that one after the other would take too long.
+func TestManyDelegations(t *testing.T) {
+	s := nfs4test.New(t)
+	s.Delegate(compound.DelegateWrite)
+	cfg, slow := fakeConfig(s, "holder"), &atomic.Bool{}
+	near := cfg.RPC.Dial
+	cfg.RPC.Dial = func(ctx context.Context, network, addr string, port int) (net.Conn, error) {
+		c, err := near(ctx, network, addr, port)
+		return distant{c, slow}, err
+	}
+	v, err := Dial(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = maxDelegations * 9 / 10
+	for i := range many {
+		if _, h := fakeFile(t, v, strconv.Itoa(i)); i%2 == 0 {
+			if err := h.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, _, n := s.States(); n != many {
+		t.Fatalf("%d delegations, want %d", n, many)
+	}
+	slow.Store(true)
+	if err := v.Close(); err != nil {
+		t.Error(err)
+	}
+	if opens, _, n := s.States(); opens+n != 0 {
+		t.Errorf("%d opens and %d delegations are left", opens, n)
 	}
 }
 

@@ -224,6 +224,31 @@ func (s *Server) Locks(name string) int {
 	return 0
 }
 
+// States is how many opens, locks and delegations the server knows.
+func (s *Server) States() (opens, locks, delegations int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.files {
+		opens, locks = opens+len(f.opens), locks+len(f.locks)
+		if f.deleg != nil {
+			delegations++
+		}
+	}
+	return opens, locks, delegations
+}
+
+// Slots is how many calls each slot has carried, in all sessions that live.
+func (s *Server) Slots() (carried [len(session{}.slots)]uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, session := range s.sessions {
+		for i, sl := range session.slots {
+			carried[i] += sl.seq
+		}
+	}
+	return carried
+}
+
 // location is where another server has a directory.
 type location struct {
 	host string
