@@ -368,3 +368,29 @@ func TestLostInTheMiddle(t *testing.T) {
 		group.Wait()
 	}
 }
+
+// TestNeverAnswered: who answers for no cancellation at all is given up, before its
+// debts fill the memory.
+func TestNeverAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, p := attachPuppet(t, `USB\VID`, Options{})
+		go func() {
+			for range p.got { // takes everything, says nothing
+			}
+		}()
+		for range maxForgotten + 1 {
+			u := bulk(usbtest.Source, 512)
+			u.Complete = func(*usb.URB) {}
+			if d.Submit(u) != nil {
+				break
+			}
+			synctest.Wait()
+			d.Cancel(u)
+			synctest.Wait()
+		}
+		<-d.Gone()
+		if !errors.Is(d.Err(), errProtocol) {
+			t.Error(d.Err())
+		}
+	})
+}

@@ -132,12 +132,12 @@ func (l *link) run() {
 // fail ends the link and does not wait for it.
 func (l *link) fail(err error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.err == nil {
 		l.err = err
 	}
-	l.conn.Close()
 	l.wake.Signal()
+	l.mu.Unlock()
+	l.conn.Close()
 }
 
 func complete(done []*usb.URB) {
@@ -401,7 +401,7 @@ func (l *link) forget(e *entry, actual int) *usb.URB {
 	l.forgotten++
 	if l.forgotten > maxForgotten && l.err == nil {
 		l.err = fmt.Errorf("%w: it answers for none of %d cancelled transfers", errProtocol, maxForgotten)
-		l.conn.Close()
+		_ = l.conn.SetReadDeadline(time.Now()) // for the reader to see it
 	}
 	return l.detach(e, e.cause, actual)
 }

@@ -199,7 +199,9 @@ func (r *reader) full(b []byte, interrupted func(left int) bool) error {
 			continue
 		}
 		r.link.mu.Lock()
-		err = r.link.conn.SetReadDeadline(time.Time{})
+		if err = r.link.err; err == nil {
+			err = r.link.conn.SetReadDeadline(time.Time{})
+		}
 		stop := interrupted != nil && interrupted(len(b))
 		r.link.mu.Unlock()
 		if err != nil || stop {
