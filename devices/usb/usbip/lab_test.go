@@ -5,8 +5,11 @@ package usbip
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -37,6 +40,7 @@ func TestLab(t *testing.T) {
 	t.Run("SourceSink", func(t *testing.T) { labSourceSink(t, labAttach(t, host, labZero)) })
 	t.Run("Isochronous", func(t *testing.T) { labIsochronous(t, labAttach(t, host, labZero)) })
 	t.Run("Reset", func(t *testing.T) { labReset(t, labAttach(t, host, labDisk)) })
+	t.Run("ADB", func(t *testing.T) { labADB(t, lab, labAttachBy(t, host, 0x18d1, 0x4ee7)) })
 	t.Run("VUDC", func(t *testing.T) {
 		d := labAttach(t, vudc, labZero)
 		if d.Profile().Name != "usbip-vudc" {
@@ -48,12 +52,17 @@ func TestLab(t *testing.T) {
 
 func labAttach(t *testing.T, dial Dialer, product uint16) *Device {
 	t.Helper()
+	return labAttachBy(t, dial, labVendor, product)
+}
+
+func labAttachBy(t *testing.T, dial Dialer, vendor, product uint16) *Device {
+	t.Helper()
 	list, err := List(t.Context(), dial)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range list {
-		if i.Vendor == labVendor && i.Product == product {
+		if i.Vendor == vendor && i.Product == product {
 			d, err := Attach(t.Context(), dial, i.BusID, Options{Stalled: func(a usb.Address, d time.Duration) {
 				t.Errorf("endpoint %#x takes nothing for %v", a, d)
 			}})
@@ -252,5 +261,108 @@ func labReset(t *testing.T, d *Device) {
 			t.Fatal(err)
 		}
 		labMassStorage(t, d)
+	}
+}
+
+// adb speaks to Android's adbd (protocol.txt of platform/packages/modules/adb).
+type adb struct {
+	*testing.T
+	dev     *Device
+	in, out usb.Endpoint
+}
+
+func (a *adb) send(command string, arg0, arg1 uint32, payload []byte) {
+	a.Helper()
+	m := []byte(command)
+	for _, w := range []uint32{arg0, arg1, uint32(len(payload)), 0, ^binary.LittleEndian.Uint32(m)} {
+		m = binary.LittleEndian.AppendUint32(m, w)
+	}
+	do(a.T, a.dev, &usb.URB{Kind: usb.Bulk, Endpoint: a.out.Address, Buffer: m})
+	if len(payload) > 0 {
+		do(a.T, a.dev, &usb.URB{Kind: usb.Bulk, Endpoint: a.out.Address, Buffer: payload, Flags: usb.ZeroPacket})
+	}
+}
+
+func (a *adb) receive() (command string, arg0 uint32, payload []byte) {
+	a.Helper()
+	head := &usb.URB{Kind: usb.Bulk, Endpoint: a.in.Address, Buffer: make([]byte, 24)}
+	for head.Actual == 0 { // an empty packet ends whole ones
+		do(a.T, a.dev, head)
+	}
+	if head.Actual != 24 {
+		a.Fatalf("a header of %d bytes", head.Actual)
+	}
+	le := binary.LittleEndian
+	for want := int(le.Uint32(head.Buffer[12:])); len(payload) < want; {
+		u := &usb.URB{Kind: usb.Bulk, Endpoint: a.in.Address, Buffer: make([]byte, want-len(payload))}
+		do(a.T, a.dev, u)
+		payload = append(payload, u.Buffer[:u.Actual]...)
+	}
+	return string(head.Buffer[:4]), le.Uint32(head.Buffer[4:]), payload
+}
+
+// write sends to a stream and waits until adbd has taken it.
+func (a *adb) write(local, remote uint32, b []byte) {
+	a.Helper()
+	a.send("WRTE", local, remote, b)
+	if c, _, _ := a.receive(); c != "OKAY" {
+		a.Fatalf("adbd answers a write with %s", c)
+	}
+}
+
+// labADB runs a command in adbd's shell and pushes 100 MB, whose sum is then right.
+func labADB(t *testing.T, lab *labtest.Lab, d *Device) {
+	a := &adb{t, d, labEndpoint(t, d, usb.Bulk, true), labEndpoint(t, d, usb.Bulk, false)}
+	const chunk = 64 << 10 // of the sync service
+	a.send("CNXN", 0x01000001, 1<<20, []byte("host::features=cmd"))
+	if c, _, banner := a.receive(); c != "CNXN" || !bytes.HasPrefix(banner, []byte("device:")) {
+		t.Fatalf("adbd says %s %q", c, banner)
+	}
+	a.send("OPEN", 1, 0, []byte("shell:echo shell $((6*7))\x00"))
+	var printed []byte
+	for open := true; open; {
+		switch c, id, payload := a.receive(); c {
+		case "WRTE":
+			printed = append(printed, payload...)
+			a.send("OKAY", 1, id, nil)
+		case "CLSE":
+			a.send("CLSE", 1, id, nil)
+			open = false
+		}
+	}
+	if !bytes.Contains(printed, []byte("shell 42")) {
+		t.Errorf("the shell prints %q", printed)
+	}
+
+	a.send("OPEN", 2, 0, []byte("sync:\x00"))
+	c, id, _ := a.receive()
+	for c == "CLSE" { // of the shell's stream
+		c, id, _ = a.receive()
+	}
+	if c != "OKAY" {
+		t.Fatalf("the sync service: %s", c)
+	}
+	request := func(name string, n int, body []byte) {
+		t.Helper()
+		a.write(2, id, append(binary.LittleEndian.AppendUint32([]byte(name), uint32(n)), body...))
+	}
+	name := "/tmp/pushed,33188"
+	request("SEND", len(name), []byte(name))
+	sum := sha256.New()
+	random := rand.New(rand.NewPCG(1, 2))
+	data := make([]byte, chunk)
+	for sent := 0; sent < 100<<20; sent += chunk {
+		for i := 0; i < len(data); i += 8 {
+			binary.LittleEndian.PutUint64(data[i:], random.Uint64())
+		}
+		sum.Write(data)
+		request("DATA", chunk, data)
+	}
+	request("DONE", 0, nil)
+	if c, _, payload := a.receive(); c != "WRTE" || !bytes.HasPrefix(payload, []byte("OKAY")) {
+		t.Fatalf("the push ends with %s %q", c, payload)
+	}
+	if got, want := lab.Sh(t, "sha256sum /tmp/pushed; rm /tmp/pushed"), fmt.Sprintf("%x", sum.Sum(nil)); !strings.HasPrefix(got, want) {
+		t.Errorf("the file's sum is %s, expected %s", got, want)
 	}
 }

@@ -30,6 +30,9 @@ type Exports interface {
 type Server struct {
 	Exports Exports
 	Log     *slog.Logger // what clients do: the audit log
+	// Welcome is given each connection first, and answers what to talk over; nil:
+	// the conversation is over. Without it, it is the connection.
+	Welcome func(context.Context, net.Conn) (net.Conn, error)
 }
 
 // Serve accepts clients until ctx ends or the listener fails, and returns when
@@ -71,6 +74,16 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	log := s.Log.With("client", conn.RemoteAddr())
+	if s.Welcome != nil {
+		inner, err := s.Welcome(ctx, conn)
+		if err != nil {
+			log.Warn("refused", "error", err)
+		}
+		if inner == nil || err != nil {
+			return
+		}
+		conn = inner
+	}
 	_ = conn.SetDeadline(time.Now().Add(answerTime)) // one that cannot be set is closed: reading says so
 	r := bufio.NewReaderSize(conn, readSize)
 	q, err := readRequest(r)
