@@ -38,7 +38,7 @@ func (v *Volume) ReadDir(ctx context.Context, dir volume.Node) (volume.DirStream
 	if err != nil {
 		return nil, v.failure("list", "", err)
 	}
-	return &listing{v: v, dir: d}, nil
+	return volume.Ahead(v, &listing{v: v, dir: d}), nil
 }
 
 // Close implements volume.DirStream. The server keeps nothing of a listing.

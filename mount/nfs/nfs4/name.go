@@ -309,7 +309,7 @@ func (v *Volume) ReadDir(ctx context.Context, dir volume.Node) (volume.DirStream
 	if l.first, err = l.more(ctx); err != nil {
 		return nil, err
 	}
-	return l, nil
+	return volume.Ahead(v, l), nil
 }
 
 // Next implements volume.DirStream.
@@ -331,6 +331,9 @@ func (l *listing) Next(ctx context.Context) ([]volume.DirEntry, error) {
 	return entries, err
 }
 
+// entrySize is about how much of an answer an entry takes, in bytes.
+const entrySize = 256
+
 // more asks for entries; there are none only at the end.
 func (l *listing) more(ctx context.Context) (entries []volume.DirEntry, err error) {
 	mask := l.v.attrs.Or(compound.Set(compound.AttrFH, compound.AttrReadDirError))
@@ -345,7 +348,7 @@ func (l *listing) more(ctx context.Context) (entries []volume.DirEntry, err erro
 			if err = r.Next(compound.OpPutFH); err != nil {
 				return err
 			}
-			entries = entries[:0]
+			entries = make([]volume.DirEntry, 0, r.Remaining()/entrySize)
 			l.verifier, l.end, err = r.ReadDir(func(e *compound.Entry) {
 				l.cookie = e.Cookie
 				entries = append(entries, l.v.entry(e))
