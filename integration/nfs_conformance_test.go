@@ -98,5 +98,5 @@ func TestGaneshaConformance(t *testing.T) {
 var quick = []string{"OpenTruncate", "OpenExclusive", "OpenAppend", "OpenErrors", "UnlinkOpen", "UnlinkHidden", "Rename", "RenameOverOpen",
 	"RenameSave", "RenameDirectory", "RenameHardLinks", "HardLink", "HardLinkOpen", "Symlink", "Mknod", "Socket", "ReaddirTypes", "Seekdir",
 	"ReaddirWhileDeleting", "Model", "Truncate", "TruncateZeroes", "ReadEnd", "Vectors", "Sparse", "CopyFileRange", "Fallocate", "SeekHole",
-	"MmapShared", "MmapGrow", "TimesSet", "InodeNumbers", "Statx", "Chmod", "Umask", "NameLong", "WorkingDirectory",
+	"MmapShared", "MmapGrow", "TimesSet", "InodeNumbers", "Statx", "Chmod", "SetuidWrite", "Umask", "NameLong", "WorkingDirectory",
 	"LockPosix", "LockPosixWait", "LockPosixDeath", "LockOFD", "Statfs", "Exec"}

@@ -92,7 +92,7 @@ func arrangeNFS(of volume.Volume, oo option.Options) (fuse.MountConfig, fuse.Con
 		// mapped. Between several users the kernel must judge, for it looks
 		// names up in its cache without asking.
 		DefaultPermissions: !v.owners.uid.single(),
-	}, fuse.Config{TimeGran: v.Features().TimeGranularity, Writeback: o.NoCTO}
+	}, fuse.Config{TimeGran: v.Features().TimeGranularity, Writeback: o.NoCTO, HandleKillpriv: true}
 }
 
 // servingNFS is what o asks of the layer between the volume and the kernel.

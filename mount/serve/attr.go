@@ -290,6 +290,9 @@ func (f *FS) Setattr(ctx context.Context, node uint64, in *fuse.SetAttrIn) (fuse
 	if err != nil {
 		return fuse.Attr{}, 0, errno(err)
 	}
+	if in.KillSuidgid {
+		a = f.killPrivileges(ctx, i, h, a)
+	}
 	return f.show(i, a), f.opts.AttrTimeout, 0
 }
 

@@ -125,6 +125,9 @@ func (f *FS) Write(ctx context.Context, node, fh uint64, off int64, data []byte,
 	if off < 0 || off > maxOffset-int64(len(data)) {
 		return 0, syscall.EFBIG
 	}
+	if flags&fuseWriteKill != 0 && fl.ino.privileged() {
+		return fl.writePrivileged(ctx, off, data)
+	}
 	// The kernel has no call to wait for its own writeback, nor do direct
 	// writers expect data to stay behind; and where writes have failed, the
 	// next ones are to fail at once.

@@ -3,6 +3,7 @@ package volumetest
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,26 @@ func withUmask(mask int, f func()) {
 	f()
 }
 
+// unprivileged runs f without CAP_FSETID.
+func unprivileged(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // which ends with the goroutine
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var caps [2]unix.CapUserData
+		err := unix.Capget(&hdr, &caps[0])
+		if err == nil {
+			caps[0].Effective &^= 1 << unix.CAP_FSETID
+			err = unix.Capset(&hdr, &caps[0])
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
 // modeTests are for file systems that keep modes and owners. Where this process
 // cannot become other users, what needs them is left out.
 var modeTests = map[string]func(*T){
@@ -45,6 +66,15 @@ var modeTests = map[string]func(*T){
 			t.chmod("l", 0o604)
 			t.mode("f", 0o604)
 		}
+	},
+	"SetuidWrite": func(t *T) {
+		f := t.create("f")
+		t.chmod("f", 0o6755)
+		t.must("a write", unprivileged(func() error { _, err := unix.Pwrite(int(f.Fd()), []byte("written"), 0); return err }))
+		t.mode("f", 0o755)
+		t.chmod("f", 0o6745)
+		t.must("a truncation", unprivileged(func() error { return unix.Ftruncate(int(f.Fd()), 3) }))
+		t.mode("f", 0o2745)
 	},
 	"ChmodOpen": func(t *T) {
 		f := t.create("f")
