@@ -24,8 +24,11 @@ func (b *bench) core(t *table) (err error) {
 	}
 	defer stop()
 	in := []string{b.lx}
-	three := func(name string, args ...string) []contender {
+	beside := func(name string, args ...string) []contender {
 		c := []contender{{"lx", b.workload(in, name, args...)}, {"native", b.workload(nil, name, args...)}}
+		if name != "execcpu" {
+			c = append(c, contender{"any filter", b.workload([]string{b.self, "filtered"}, name, args...)})
+		}
 		if p, err := exec.LookPath("proot"); err == nil {
 			c = append(c, contender{"proot", b.workload([]string{p}, name, args...)})
 		}
@@ -40,16 +43,17 @@ func (b *bench) core(t *table) (err error) {
 	make4 := "make -s -C " + work + "/c clean all"
 	tar := fmt.Sprintf("rm -rf %[1]s/x && mkdir %[1]s/x && tar -C %[1]s -cf %[1]s/t.tar tree && tar -C %[1]s/x -xf %[1]s/t.tar", work)
 	t.group("core", []row{
-		{name: "getppid", unit: "ns", contenders: three("getppid"), target: within(60), against: 1},
-		{name: "read 1 byte", unit: "ns", contenders: three("read1"), target: within(60), against: 1},
-		{name: "stat", unit: "ns", contenders: three("stat"), target: within(100), against: 1},
-		{name: "trapped, answered inline", unit: "ns", contenders: []contender{{"lx", b.workload(in, "setresuid")}}, target: below(8000)},
-		{name: "fork+exec true", unit: "ms", contenders: three("exec", n(200, 20), "/bin/true"), target: atMost(1.1), against: 1},
-		{name: "bash -c true", unit: "ms", contenders: three("exec", n(100, 10), "/bin/bash", "-c", "true"), target: atMost(1.1), against: 1},
-		{name: "ls", unit: "ms", contenders: three("exec", n(100, 10), "/bin/ls", "/usr/bin"), target: atMost(1.1), against: 1},
-		{name: "getaddrinfo", unit: "ms", contenders: three("exec", n(100, 10), "/usr/bin/getent", "ahosts", "localhost"), target: atMost(1.1), against: 1},
-		{name: "C build, CPU", unit: "ms", contenders: three("execcpu", "1", "/bin/sh", "-c", make4), target: atMost(1.05), against: 1},
-		{name: "tar of 4,000 files, CPU", unit: "ms", contenders: three("execcpu", n(3, 1), "/bin/sh", "-c", tar), target: atMost(1.05), against: 1},
+		{name: "getppid", unit: "ns", contenders: beside("getppid"), target: within(60), against: 1},
+		{name: "read 1 byte", unit: "ns", contenders: beside("read1"), target: within(60), against: 1},
+		{name: "stat", unit: "ns", contenders: beside("stat"), target: within(100), against: 1},
+		{name: "trapped, answered inline", unit: "ns", contenders: []contender{
+			{"lx", b.workload(in, "setresuid")}, {"bare listener", b.workload(nil, "baretrap")}}, target: below(8000)},
+		{name: "fork+exec true", unit: "ms", contenders: beside("exec", n(200, 20), "/bin/true"), target: atMost(1.1), against: 1},
+		{name: "bash -c true", unit: "ms", contenders: beside("exec", n(100, 10), "/bin/bash", "-c", "true"), target: atMost(1.1), against: 1},
+		{name: "ls", unit: "ms", contenders: beside("exec", n(100, 10), "/bin/ls", "/usr/bin"), target: atMost(1.1), against: 1},
+		{name: "getaddrinfo", unit: "ms", contenders: beside("exec", n(100, 10), "/usr/bin/getent", "ahosts", "localhost"), target: atMost(1.1), against: 1},
+		{name: "C build, CPU", unit: "ms", contenders: beside("execcpu", "1", "/bin/sh", "-c", make4), target: atMost(1.05), against: 1},
+		{name: "tar of 4,000 files, CPU", unit: "ms", contenders: beside("execcpu", n(3, 1), "/bin/sh", "-c", tar), target: atMost(1.05), against: 1},
 		{name: "lx true, joining", unit: "ms", contenders: []contender{{"lx", b.wall(b.lx, "true")}}, target: below(40)},
 		{name: "lx true, cold", unit: "ms", contenders: []contender{{"lx", b.wall(b.lx, "--new", "true")}}, target: below(120)},
 	})

@@ -35,6 +35,9 @@ func main() {
 		fmt.Println(v)
 		return
 	}
+	if len(os.Args) > 2 && os.Args[1] == "filtered" {
+		fatal(filtered(os.Args[2:]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "hold" {
 		fatal(holdSockets(os.Args[2:]))
 	}

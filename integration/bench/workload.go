@@ -27,6 +27,8 @@ var workloads = map[string]func(args []string) (float64, error){
 	},
 	// Answered by the broker without a look at memory: only root is mapped.
 	"setresuid": func([]string) (float64, error) { return perCall(setresuid) },
+	"baretrap":  bareTrap,
+	"trapped":   trapped,
 	"bind":      bindOnce,
 	"exec":      execWall,
 	"execcpu":   execCPU,
@@ -39,13 +41,14 @@ var workloads = map[string]func(args []string) (float64, error){
 	"delete":    remove,
 }
 
-// perCall is the nanoseconds of one call: the least of five bursts of 50 ms.
+// perCall is the nanoseconds of one call: the least of 250 bursts of 1 ms, so
+// short that some are not disturbed on a busy machine either.
 func perCall(f func() error) (float64, error) {
-	const batch = 100
+	const batch = 50
 	best := math.Inf(1)
-	for range 5 {
+	for range 250 {
 		n, start := 0, time.Now()
-		for time.Since(start) < 50*time.Millisecond {
+		for time.Since(start) < time.Millisecond {
 			for range batch {
 				if err := f(); err != nil {
 					return 0, err
@@ -76,22 +79,24 @@ func read1([]string) (float64, error) {
 	return perCall(func() error { _, err := unix.Read(fd, b); return err })
 }
 
-// execWall runs args[1:] args[0] times: milliseconds each.
+// execWall runs args[1:] args[0] times: the median's milliseconds.
 func execWall(args []string) (float64, error) {
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
 		return 0, err
 	}
-	start := time.Now()
+	var runs sample
 	for range n {
+		start := time.Now()
 		if out, err := exec.Command(args[1], args[2:]...).CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("%w: %s", err, out)
 		}
+		runs = append(runs, float64(time.Since(start).Microseconds())/1e3)
 	}
-	return float64(time.Since(start).Microseconds()) / 1e3 / float64(n), nil
+	return runs.median(), nil
 }
 
-// execCPU is execWall in milliseconds of processor time of the children.
+// execCPU is execWall in milliseconds of processor time of the children, each.
 func execCPU(args []string) (float64, error) {
 	if _, err := execWall(args); err != nil {
 		return 0, err
