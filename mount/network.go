@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -20,8 +21,21 @@ type network struct {
 	theirs *os.File // nil where it is our own
 
 	mu    sync.Mutex        // guards what follows
-	hosts map[string]string // the address that answered for each name; before it the thread must live
+	hosts map[string]string // the address that answered for each name
+	names *guest.Resolver   // of other names; nil while the thread is sure to live
 	down  error             // why there is no connection; nil while there is one, for all we know
+}
+
+// outlive is called when the mount is made: the thread may go from then on. The
+// error tells what will not be known without it.
+func (n *network) outlive(ctx context.Context) error {
+	names, err := n.thread.Resolver(ctx, func(ctx context.Context, proto, addr string) (net.Conn, error) {
+		return n.again(ctx, proto, addr, 0)
+	})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names = names
+	return err
 }
 
 // networkOf holds the thread's network namespace.
@@ -75,12 +89,15 @@ func (n *network) reach(ctx context.Context, proto, addr string, from int) (conn
 		return nil, err
 	}
 	n.mu.Lock()
-	known := n.hosts[host]
+	known, names := n.hosts[host], n.names
 	n.mu.Unlock()
-	if known == "" {
-		conn, err = n.thread.DialFrom(ctx, proto, addr, from)
-	} else {
+	switch {
+	case known != "":
 		conn, err = n.again(ctx, proto, net.JoinHostPort(known, port), from)
+	case names == nil:
+		conn, err = n.thread.DialFrom(ctx, proto, addr, from)
+	default:
+		conn, err = n.find(ctx, names, proto, host, port, from)
 	}
 	if err == nil && known == "" {
 		if known, _, err = net.SplitHostPort(conn.RemoteAddr().String()); err != nil {
@@ -95,6 +112,23 @@ func (n *network) reach(ctx context.Context, proto, addr string, from int) (conn
 		n.hosts[host] = known
 	}
 	return conn, err
+}
+
+// find connects to the first address of host that answers.
+func (n *network) find(ctx context.Context, names *guest.Resolver, proto, host, port string, from int) (net.Conn, error) {
+	addrs, err := names.Resolve(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, a := range addrs {
+		conn, err := n.again(ctx, proto, net.JoinHostPort(a.String(), port), from)
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // away says why the server was not reached when that was last tried.

@@ -77,6 +77,9 @@ func connectNFS(ctx context.Context, n *network, of option.Options, log func(err
 	if err != nil {
 		return nil, err
 	}
+	if err := n.outlive(ctx); err != nil {
+		log(fmt.Errorf("servers that this one refers to may not be found: %w", err))
+	}
 	return &nfsVolume{v, version, w}, nil
 }
 

@@ -243,6 +243,11 @@ func (t Thread) exchange(ctx context.Context, network string, server netip.AddrP
 	if err != nil {
 		return nil, err
 	}
+	return converse(ctx, conn, network, query)
+}
+
+// converse sends a query over conn, which it closes.
+func converse(ctx context.Context, conn net.Conn, network string, query []byte) ([]byte, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()

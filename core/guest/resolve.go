@@ -23,6 +23,50 @@ const maxResolverFile = 8 << 20
 // "dns"; actions such as [NOTFOUND=return] are not obeyed. Not spoken:
 // mDNS, LDAP, NIS, EDNS, DNS over TLS.
 func (t Thread) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	return resolve(ctx, host, t.resolverFile, t.exchange)
+}
+
+// The files that say what names stand for.
+const (
+	nsswitchFile = "/etc/nsswitch.conf"
+	hostsFile    = "/etc/hosts"
+	resolvFile   = "/etc/resolv.conf"
+)
+
+// Resolver finds addresses as a thread would that may have gone.
+type Resolver struct {
+	files map[string]string
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Resolver keeps the thread's files as they are now; of one that cannot be read
+// the error tells, and it counts as empty. dial connects from the thread's
+// network namespace.
+func (t Thread) Resolver(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (*Resolver, error) {
+	r := &Resolver{files: map[string]string{}, dial: dial}
+	var errs []error
+	for _, path := range []string{nsswitchFile, hostsFile, resolvFile} {
+		text, err := t.resolverFile(ctx, path)
+		r.files[path] = text
+		errs = append(errs, err)
+	}
+	return r, errors.Join(errs...)
+}
+
+// Resolve is Thread.Resolve by what was kept.
+func (r *Resolver) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	file := func(_ context.Context, path string) (string, error) { return r.files[path], nil }
+	return resolve(ctx, host, file, func(ctx context.Context, network string, server netip.AddrPort, query []byte) ([]byte, error) {
+		conn, err := r.dial(ctx, network, server.String())
+		if err != nil {
+			return nil, err
+		}
+		return converse(ctx, conn, network, query)
+	})
+}
+
+// resolve is Thread.Resolve by files that file reads and servers that do asks.
+func resolve(ctx context.Context, host string, file func(ctx context.Context, path string) (string, error), do exchange) ([]netip.Addr, error) {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{ip.Unmap()}, nil
 	}
@@ -33,7 +77,7 @@ func (t Thread) Resolve(ctx context.Context, host string) ([]netip.Addr, error) 
 		return nil, &net.DNSError{Err: "not a host name", Name: host, IsNotFound: true}
 	}
 	sources := []string{"files", "dns"}
-	if text, err := t.resolverFile(ctx, "/etc/nsswitch.conf"); err != nil {
+	if text, err := file(ctx, nsswitchFile); err != nil {
 		return nil, err
 	} else if s := parseNSSwitch(text); len(s) > 0 {
 		sources = s
@@ -42,17 +86,17 @@ func (t Thread) Resolve(ctx context.Context, host string) ([]netip.Addr, error) 
 		var ips []netip.Addr
 		switch source {
 		case "files":
-			text, err := t.resolverFile(ctx, "/etc/hosts")
+			text, err := file(ctx, hostsFile)
 			if err != nil {
 				return nil, err
 			}
 			ips = parseHosts(text, host)
 		case "dns":
-			text, err := t.resolverFile(ctx, "/etc/resolv.conf")
+			text, err := file(ctx, resolvFile)
 			if err != nil {
 				return nil, err
 			}
-			ips, err = parseResolvConf(text).lookup(ctx, host, t.exchange)
+			ips, err = parseResolvConf(text).lookup(ctx, host, do)
 			if err != nil {
 				return nil, err
 			}
