@@ -245,7 +245,7 @@ func fsconfig(args []string) error {
 	return unix.MoveMount(m, "", unix.AT_FDCWD, args[0], unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// hang maps FILE, waits for a line, and makes CALL with a string in it.
+// hang maps FILE, waits for a line, and makes CALL with a string or an address in it.
 func hang(args []string) error {
 	f, err := os.Open(args[1])
 	if err != nil {
@@ -271,6 +271,12 @@ func hang(args []string) error {
 		_, _, errno = unix.Syscall(unix.SYS_FSOPEN, text, 0, 0)
 	case "umount":
 		_, _, errno = unix.Syscall(unix.SYS_UMOUNT2, text, unix.MNT_FORCE, 0)
+	case "bind":
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, _, errno = unix.Syscall(unix.SYS_BIND, uintptr(fd), text, unix.SizeofSockaddrInet4)
 	case "fspick":
 		_, _, errno = unix.Syscall(unix.SYS_FSPICK, ^uintptr(99), text, 0) // AT_FDCWD
 	case "fsconfig":
@@ -304,6 +310,13 @@ func latency(args []string) error {
 				return err
 			}
 			return nil
+		},
+		"bind": func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			return errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Close(fd))
 		},
 	}
 	var took []time.Duration

@@ -270,8 +270,8 @@ func TestNothingIsInjected(t *testing.T) {
 	hold.in.Close()
 }
 
-// TestHungMemory: a string in memory that nobody delivers freezes no other
-// process's calls.
+// TestHungMemory: a string or an address in memory that nobody delivers freezes
+// no other process's calls.
 func TestHungMemory(t *testing.T) {
 	w := newWorld(t)
 	s := w.share(smbtest.Options{})
@@ -282,7 +282,7 @@ func TestHungMemory(t *testing.T) {
 	dir := s.mount("hard")
 	w.must("stat " + dir + "/hung*")
 	var waits []*running
-	for i, call := range []string{"mount", "mount", "fsopen", "fsconfig", "umount", "mount", "fspick", "mount"} {
+	for i, call := range []string{"mount", "mount", "fsopen", "fsconfig", "umount", "bind", "fspick", "bind"} {
 		p := w.startOpen("sh", "-c", helper("hang")+fmt.Sprintf(" %s %s/hung%d", call, dir, i))
 		p.says("mapped")
 		waits = append(waits, p)
