@@ -67,6 +67,15 @@ func TestMountErrors(t *testing.T) {
 			}
 		})
 	}
+	// With the new API the kernel itself puts a mount in its place, on anything.
+	for mount, says := range map[string]string{"mount": "error(16)", "mount -i": "mounted there already"} {
+		command := strings.Replace(s.command(dir), "mount", mount, 1)
+		w.must(command)
+		if r := w.sh(command); r.code != 32 || !strings.Contains(r.err, says) {
+			t.Errorf("%s on a busy target: want exit code 32 and %q: %v", mount, says, r)
+		}
+		w.must(command + ",file_mode=0640; umount " + dir + " " + dir)
+	}
 	same(t, "mounts", w.mounted(), 0)
 	if strings.Contains(w.log(), s.Password) || strings.Contains(w.log(), "not this") {
 		t.Error("the log shows a password")

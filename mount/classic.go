@@ -14,6 +14,7 @@ import (
 	"github.com/lxbridge/lx/core/guest"
 	"github.com/lxbridge/lx/core/seccomp"
 	"github.com/lxbridge/lx/mount/option"
+	"github.com/lxbridge/lx/mount/volume"
 )
 
 const (
@@ -96,11 +97,29 @@ func (b *Broker) mountServed(ctx context.Context, t *seccomp.Trap, d *driver, fs
 		return err
 	}
 	defer f.close()
+	if err := b.notThere(ctx, t.Thread, target, o); err != nil {
+		return err
+	}
 	if err := t.Attach(ctx, f.sb.mount, target.said, t.Commit); err != nil {
 		return err
 	}
 	b.cfg.Log.Info("mounted", "source", source, "target", target.real)
 	return nil
+}
+
+// notThere refuses to mount on target what is mounted there already, as the
+// kernel does, which has one superblock for equal mounts. What else is wrong
+// with target is found when it is mounted on.
+func (b *Broker) notThere(ctx context.Context, t guest.Thread, target names, o option.Options) error {
+	m, at, err := b.find(ctx, t, unix.AT_FDCWD, target.said, 0)
+	if err != nil || m == nil {
+		return nil
+	}
+	unix.Close(at)
+	if m.options == nil || !o.Same(m.options) {
+		return nil
+	}
+	return &volume.Error{Op: "use", Name: target.real, Errno: syscall.EBUSY, Reason: "the same is mounted there already"}
 }
 
 // addFlags puts flags of mount(2) where fsconfig(2) and fsmount(2) have them.
