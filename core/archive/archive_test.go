@@ -199,7 +199,8 @@ func TestLimits(t *testing.T) {
 	}{
 		{archive.Limits{Bytes: 9}, "more than 9 bytes"},
 		{archive.Limits{Entries: 2}, "more than 2 entries"},
-		{archive.Limits{Bytes: 10, Entries: 3}, ""},
+		{archive.Limits{Names: 2}, "more than 2 bytes of names"},
+		{archive.Limits{Bytes: 10, Entries: 3, Names: 3}, ""},
 	} {
 		root, _ := place(t)
 		_, err := unpack(t, root, bytes.NewReader(in), archive.Options{Limits: c.limits})

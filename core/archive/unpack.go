@@ -3,6 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,11 +17,15 @@ import (
 	"github.com/lxbridge/lx/core/ns"
 )
 
-// Limits bound what an archive may bring. Zero is no bound.
+// Limits bound what an archive may bring. Zero is no bound, but for Names.
 type Limits struct {
 	Bytes   int64 // of all files together
 	Entries int64
+	Names   int64 // bytes of all names together, which are kept in memory; 0: maxNames
 }
+
+// maxNames is more than any distribution has: names of 2 million files.
+const maxNames = 256 << 20
 
 // Options say how a stream becomes a tree.
 type Options struct {
@@ -52,6 +57,7 @@ type unpacker struct {
 	*Tree
 	opt    Options
 	report Report
+	names  int64 // bytes
 	buf    []byte
 	// Directories get their times when nothing more is put into them.
 	dirs []dirTime
@@ -133,6 +139,10 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	name, err := clean(h.Name)
 	if err != nil {
 		return err
+	}
+	u.names += int64(len(name))
+	if limit := cmp.Or(u.opt.Names, maxNames); u.names > limit {
+		return fmt.Errorf("more than %d bytes of names", limit)
 	}
 	if u.opt.Layer && strings.HasPrefix(path.Base(name), whiteout) {
 		return u.white(name)
