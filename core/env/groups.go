@@ -19,15 +19,16 @@ import (
 // mends it.
 type NotDelegated struct {
 	Reason, Remedy string
+	Unified        bool // the host has nothing but version 2: a user manager can delegate
 }
 
 func (e *NotDelegated) Error() string { return e.Reason }
 
-// DelegatedGroup is the directory of the caller's control group of version 2, if
+// DelegatedGroup is the directory of a process's control group of version 2, if
 // its user may make groups in it and move own processes there (cgroups(7),
 // "Delegation"); else the error is a *NotDelegated.
-func DelegatedGroup() (string, error) {
-	self, err := os.ReadFile("/proc/self/cgroup")
+func DelegatedGroup(pid int) (string, error) {
+	self, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return "", &NotDelegated{Reason: fmt.Sprintf("the control group of lx cannot be known: %v", err)}
 	}
@@ -46,23 +47,23 @@ func delegatedGroup(root string, self []byte, unified func(dir string) (bool, er
 	remedy := "lx shutdown && systemd-run --user --property=Delegate=yes --property=KillMode=process lx daemon start --foreground"
 	v2, err := unified(root)
 	if err != nil {
-		return "", &NotDelegated{fmt.Sprintf("the host has no control groups (%s: %v)", root, err), "mount -t cgroup2 cgroup2 " + root}
+		return "", &NotDelegated{Reason: fmt.Sprintf("the host has no control groups (%s: %v)", root, err), Remedy: "mount -t cgroup2 cgroup2 " + root}
 	}
 	if !v2 {
 		beside := filepath.Join(root, "unified")
 		if v2, err := unified(beside); err != nil || !v2 {
-			return "", &NotDelegated{fmt.Sprintf("the host's control groups are version 1 (%s is no cgroup2), which cannot be delegated to a user namespace", root), boot}
+			return "", &NotDelegated{Reason: fmt.Sprintf("the host's control groups are version 1 (%s is no cgroup2), which cannot be delegated to a user namespace", root), Remedy: boot}
 		}
 		root, remedy = beside, boot
 	}
 	group, ok := unifiedGroup(self)
 	if !ok {
-		return "", &NotDelegated{"lx runs in no control group of version 2", boot}
+		return "", &NotDelegated{Reason: "lx runs in no control group of version 2", Remedy: boot}
 	}
 	dir := filepath.Join(root, group)
 	for _, file := range delegated {
 		if err := unix.Access(filepath.Join(dir, file), unix.W_OK); err != nil {
-			return "", &NotDelegated{fmt.Sprintf("the control group of lx is not delegated to the user (%s: %v)", filepath.Join(dir, file), err), remedy}
+			return "", &NotDelegated{fmt.Sprintf("the control group of lx is not delegated to the user (%s: %v)", filepath.Join(dir, file), err), remedy, v2}
 		}
 	}
 	return dir, nil

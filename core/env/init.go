@@ -88,11 +88,12 @@ func Init() int {
 	defer cancel()
 	if in.cfg.Settings.Init != "" {
 		// The broker serves by now what that mounts.
-		if err := in.boot(); err != nil {
+		own, err := in.boot()
+		if err != nil {
 			_ = in.keeper.Send(InitFailed, err.Error()) // a keeper that is gone needs no reason
 			return 1
 		}
-		go in.followOwnInit(in.own)
+		go in.followOwnInit(own)
 	}
 	in.startServices(ctx)
 	go in.reap()

@@ -56,7 +56,7 @@ func (o *ownInit) do(f func()) bool {
 }
 
 // boot starts the distribution's init.
-func (in *initProcess) boot() error {
+func (in *initProcess) boot() (*ownInit, error) {
 	o := &ownInit{kind: in.cfg.Settings.Init, calls: make(chan func()), left: make(chan struct{}), up: make(chan struct{}), gone: make(chan struct{})}
 	go func() {
 		runtime.LockOSThread() // for ever: nothing else may run where this thread has been
@@ -76,12 +76,12 @@ func (in *initProcess) boot() error {
 	}
 	if err != nil {
 		close(o.left)
-		return fmt.Errorf("cannot boot %s: %w", o.kind, err)
+		return nil, fmt.Errorf("cannot boot %s: %w", o.kind, err)
 	}
 	in.mu.Lock()
 	in.own = o
 	in.mu.Unlock()
-	return nil
+	return o, nil
 }
 
 // enter moves the calling thread to namespaces of the distribution's own.
@@ -203,14 +203,14 @@ func (in *initProcess) awaitOwnInit() {
 	}
 }
 
-// bootEnv is what systemd wants to be told (its CONTAINER_INTERFACE), or an init
-// of its kernel.
+// bootEnv is an init's environment, by which it knows that it is in a container
+// (systemd's CONTAINER_INTERFACE). OpenRC knows some by name only.
 func bootEnv(kind string) []string {
-	env := []string{"PATH=" + defaultPath, "TERM=linux", "container=lx"}
-	if kind == config.InitSystemd {
-		return env
+	container := "lx"
+	if kind == config.InitOpenRC {
+		container = "lxc"
 	}
-	return append(env, "RC_SYS=lxc") // what OpenRC calls a container (/etc/rc.conf, rc_sys)
+	return []string{"PATH=" + defaultPath, "TERM=linux", "container=" + container}
 }
 
 // Boot is RoleBoot: it gives the new pid namespace its /proc and becomes the
@@ -259,6 +259,11 @@ func (in *initProcess) powerOff() {
 	if o == nil {
 		return
 	}
+	select {
+	case <-o.gone:
+		return
+	default:
+	}
 	if o.kind == config.InitSystemd {
 		kill(o.pid, systemdPowerOff)
 	} else if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
@@ -289,23 +294,18 @@ func (in *initProcess) followOwnInit(o *ownInit) {
 			return // powerOff's
 		}
 		// reboot(2), "Behavior inside PID namespaces".
-		in.mu.Lock()
-		in.own = nil
-		in.mu.Unlock()
 		if !ws.Signaled() || ws.Signal() != unix.SIGHUP {
 			fmt.Fprintf(os.Stderr, "%s has ended: %s\n", o.kind, waitText(ws))
 			in.end()
 			os.Exit(0)
 		}
 		close(o.left)
-		if err := in.boot(); err != nil {
+		var err error
+		if o, err = in.boot(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			in.end()
 			os.Exit(0)
 		}
-		in.mu.Lock()
-		o = in.own
-		in.mu.Unlock()
 	}
 }
 

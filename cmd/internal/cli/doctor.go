@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/feature"
@@ -84,7 +85,7 @@ func thisHost() host {
 		subuid: func() error { _, err := ns.Choose(ns.Subuid); return err },
 		dirs:   env.UserDirs,
 		login:  hostLogin,
-		groups: env.DelegatedGroup,
+		groups: daemonGroup,
 		root:   os.Geteuid() == 0,
 	}
 }
@@ -276,6 +277,22 @@ func survives(l login) finding {
 		f.Remedy = "loginctl enable-linger " + l.user
 	}
 	return f
+}
+
+// daemonGroup is the delegated control group of the daemon. Where none runs, it is
+// that of the caller, who would start it, but for a user manager, which delegates one.
+func daemonGroup() (string, error) {
+	if d, err := env.UserDirs(); err == nil {
+		if p, _ := d.Process(env.DaemonName); p > 0 {
+			return env.DelegatedGroup(p)
+		}
+	}
+	dir, err := env.DelegatedGroup(os.Getpid())
+	var why *env.NotDelegated
+	if errors.As(err, &why) && why.Unified && api.Manager() {
+		return "the user manager's, for the daemon", nil
+	}
+	return dir, err
 }
 
 // distributionInit tells what init = "systemd" lacks.

@@ -47,7 +47,7 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		}
 		if cfg.Settings.Init == config.InitSystemd {
 			var why *env.NotDelegated
-			if cfg.Groups, err = env.DelegatedGroup(); errors.As(err, &why) {
+			if cfg.Groups, err = env.DelegatedGroup(os.Getpid()); errors.As(err, &why) {
 				return hinted{fmt.Errorf("cannot start %s with init = %q: %w", name, cfg.Settings.Init, err), cmp.Or(why.Remedy, "lx service import UNIT  runs a distribution's units without its init")}
 			}
 		}

@@ -29,7 +29,7 @@ const (
 	// firstVisit is how long a new environment waits for its first session.
 	firstVisit = 10 * time.Second
 	// killGrace is how long init may take to end its processes.
-	killGrace = 30 * time.Second
+	killGrace = time.Minute
 	// drainLimit is how long a stopping broker may take to write out.
 	drainLimit = 2 * time.Minute
 )
