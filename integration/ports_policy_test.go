@@ -250,8 +250,9 @@ func TestPortsReserved(t *testing.T) {
 		}
 		return nil
 	})
-	w.ok("stop", "small")
+	hold.in.Close()
 	hold.wait(bound)
+	w.ok("stop", "small")
 	reserved("held by the next daemon")
 	server = serve()
 	same(t, "small's page", answers(t, "127.0.0.1:"+port), "small\n")

@@ -71,7 +71,7 @@ func cannotReserve(p Place, err error) string {
 // Join takes over from the broker of an environment, on a new link, what an earlier
 // daemon gave it, where it is wanted still and is not held.
 func (h *Held) Join(l *env.Link, environment string) error {
-	theirs, err := receiveReservations(l)
+	theirs, err := receiveReservations(l, func(string) {})
 	if err != nil {
 		return fmt.Errorf("cannot ask environment %s for its reservations: %w", environment, err)
 	}

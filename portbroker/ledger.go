@@ -56,6 +56,7 @@ func (r *Record) identify() {
 // bounded: at its limit it becomes PATH.1, and a new one begins.
 type Ledger struct {
 	dirs    env.Dirs
+	name    func([]Holder, Place) // names hidden holders
 	path    string
 	log     *slog.Logger
 	records chan Record
@@ -83,8 +84,8 @@ const (
 	gather = 5 * time.Millisecond
 )
 
-func openLedger(dirs env.Dirs, name string, log *slog.Logger) (*Ledger, error) {
-	l := &Ledger{dirs: dirs, path: dirs.Ports(name), log: log, records: make(chan Record, ledgerQueue)}
+func openLedger(dirs env.Dirs, name string, log *slog.Logger, nameHolders func([]Holder, Place)) (*Ledger, error) {
+	l := &Ledger{dirs: dirs, name: nameHolders, path: dirs.Ports(name), log: log, records: make(chan Record, ledgerQueue)}
 	if err := l.open(); err != nil {
 		return nil, err
 	}
@@ -196,7 +197,9 @@ func (l *Ledger) explain(reader *netns.Reader, r *Record) {
 			var s *netns.Snapshot
 			s, err = reader.Read(netns.Query{Protocols: []netns.Protocol{r.request.Protocol.Space()}, Connected: true, Low: max(1, r.request.Port)})
 			if err == nil {
-				v = Decide(host.Host, others(Holders(s, l.dirs), r), r.request)
+				all := Holders(s, l.dirs)
+				l.name(all, Place{r.request.Protocol.Space().String(), r.request.Port})
+				v = Decide(host.Host, others(all, r), r.request)
 			}
 		}
 		if v.Errno != 0 && unix.ErrnoName(v.Errno) == r.Error {

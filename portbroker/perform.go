@@ -232,7 +232,9 @@ func (b *Broker) inTheWay(c *call, place netip.AddrPort) (Verdict, error) {
 	}
 	r := requestOf(c.socket, place, false)
 	r.Environment = b.env
-	return Decide(host.Host, Holders(s, b.ledger.dirs), r), nil
+	all := Holders(s, b.ledger.dirs)
+	b.nameByDaemon(all, Place{r.Protocol.Space().String(), r.Port})
+	return Decide(host.Host, all, r), nil
 }
 
 // ours says whether the environment itself is in the way.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -172,11 +173,16 @@ func (r *reservations) replace(all map[Place]heldPort) {
 
 // Letters of the link between daemon and broker. The broker begins with what it
 // has, so that a new daemon goes on with it; then the daemon says what counts,
-// each time all of it.
+// each time all of it, and answers the broker's questions.
 const (
 	linkReservation = 'R' // a Reservation as JSON, and its socket
 	linkAll         = 'G' // these were all
+	linkWho         = 'Q' // a Place as JSON: who has it?
+	linkOwners      = 'A' // the answer: owners as JSON
 )
+
+// owners are processes by the cookies of the sockets that they hold.
+type owners map[uint64]netns.Process
 
 // Share is the broker's side: it takes reservations until the daemon is gone.
 // What it has then stays.
@@ -184,14 +190,106 @@ func (b *Broker) Share(l *env.Link) error {
 	b.reserved.mu.Lock()
 	err := sendReservations(l, b.reserved.held)
 	b.reserved.mu.Unlock()
-	for err == nil {
-		var all map[Place]heldPort
-		if all, err = receiveReservations(l); err == nil {
-			b.reserved.replace(all)
+	if err != nil {
+		return err
+	}
+	b.link.Store(l)
+	defer b.link.CompareAndSwap(l, nil)
+	for {
+		all, err := receiveReservations(l, func(answer string) {
+			var o owners
+			if err := json.Unmarshal([]byte(answer), &o); err != nil {
+				b.log.Warn("the daemon does not tell who holds a port", "err", err)
+			}
+			select {
+			case b.answers <- o:
+			default: // nobody waits any more
+			}
+		})
+		if err != nil {
+			return err
+		}
+		b.reserved.replace(all)
+	}
+}
+
+// answerTime is how long the daemon may take to tell who holds a port.
+const answerTime = time.Second
+
+// nameByDaemon has the daemon name holders on the host, which may not be seen
+// from within a user namespace. Without a daemon they stay hidden.
+func (b *Broker) nameByDaemon(all []Holder, p Place) {
+	l := b.link.Load()
+	if l == nil || !slices.ContainsFunc(all, func(h Holder) bool { return h.Hidden }) {
+		return
+	}
+	b.asking.Lock()
+	defer b.asking.Unlock()
+	select {
+	case <-b.answers: // of one that came late
+	default:
+	}
+	text, err := json.Marshal(p)
+	if err == nil {
+		err = l.Send(linkWho, string(text))
+	}
+	if err != nil {
+		return // Share tells
+	}
+	late := time.NewTimer(answerTime)
+	defer late.Stop()
+	select {
+	case o := <-b.answers:
+		for i := range all {
+			if who, ok := o[all[i].Cookie]; ok && all[i].Hidden {
+				who.UID = all[i].UID // in our numbers
+				all[i].Hidden, all[i].Owners = false, []netns.Owner{{Process: &who, FD: -1}}
+			}
+		}
+	case <-late.C:
+	}
+}
+
+// Answer is the daemon's side after Join and Give: it tells the broker who holds
+// what, until that is gone.
+func Answer(l *env.Link, reader *netns.Reader) error {
+	for {
+		m, err := l.Receive()
+		if err != nil {
+			return err
+		}
+		m.Discard()
+		var p Place
+		if err := json.Unmarshal([]byte(m.Text), &p); err != nil || m.Letter != linkWho {
+			return errors.New("cannot tell a broker who holds a port: malformed question")
+		}
+		o := owners{}
+		q := netns.Query{Protocols: []netns.Protocol{netns.TCP}, Connected: true, Low: max(1, p.Port)}
+		if p.Protocol == "udp" {
+			q.Protocols[0] = netns.UDP
+		}
+		s, err := reader.Read(q)
+		if err != nil {
+			return err
+		}
+		for _, e := range s.Entries {
+			if w := e.Owner(); w != nil && len(o) < maxOwners {
+				o[e.Cookie] = netns.Process{PID: w.PID, UID: w.UID, User: w.User, Command: w.Program(), Environment: w.Environment, Container: w.Container}
+			}
+		}
+		text, err := json.Marshal(o)
+		if err == nil {
+			err = l.Send(linkOwners, string(text))
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return err
 }
+
+// maxOwners bounds an answer to the size of a packet; holders come before what
+// is left of connections.
+const maxOwners = 50
 
 func sendReservations(l *env.Link, all map[Place]heldPort) error {
 	for _, h := range all {
@@ -207,7 +305,8 @@ func sendReservations(l *env.Link, all map[Place]heldPort) error {
 }
 
 // receiveReservations takes all of one turn; the descriptors are the caller's.
-func receiveReservations(l *env.Link) (all map[Place]heldPort, err error) {
+// What else is said meanwhile goes to other.
+func receiveReservations(l *env.Link, other func(text string)) (all map[Place]heldPort, err error) {
 	all = map[Place]heldPort{}
 	defer func() {
 		if err != nil {
@@ -223,6 +322,11 @@ func receiveReservations(l *env.Link) (all map[Place]heldPort, err error) {
 		}
 		if m.Letter == linkAll {
 			return all, nil
+		}
+		if m.Letter == linkOwners {
+			m.Discard()
+			other(m.Text)
+			continue
 		}
 		var r Reservation
 		if err := json.Unmarshal([]byte(m.Text), &r); err != nil || m.Letter != linkReservation || len(m.FDs) != 1 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -164,6 +165,31 @@ func TestShare(t *testing.T) {
 			t.Errorf("%v is not held by the next daemon: %+v", p, r)
 		}
 	}
+	// It names to the broker who holds what the kernel hides from that.
+	held := spec{addr: "127.0.0.1"}
+	x := open(t, held, netns.TCP)
+	if errno := x.bind(t, held, held.request(netns.TCP, reservedPort+2)); errno != 0 {
+		t.Fatal(errno)
+	}
+	cookie, err := unix.GetsockoptUint64(x.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Give(second, "debian"); err != nil {
+		t.Fatal(err)
+	}
+	reader := netns.NewReader()
+	defer reader.Close()
+	answering := make(chan error, 1)
+	go func() { answering <- Answer(second, reader) }()
+	hidden := []Holder{{Entry: netns.Entry{Hidden: true, Socket: netns.Socket{Cookie: cookie}}}, {Entry: netns.Entry{Hidden: true, Socket: netns.Socket{Cookie: 1}}}}
+	for b.link.Load() == nil { // it is there once the broker has told what it has
+		runtime.Gosched()
+	}
+	b.nameByDaemon(hidden, Place{"tcp", reservedPort + 2})
+	if o := hidden[0].Owner(); hidden[0].Hidden || o == nil || o.PID != os.Getpid() || !hidden[1].Hidden {
+		t.Errorf("%+v", hidden)
+	}
 	// Released: the port is free at once.
 	again.Want(nil)
 	if err := again.Give(second, "debian"); err != nil {
@@ -171,6 +197,7 @@ func TestShare(t *testing.T) {
 	}
 	second.Close()
 	<-ended
+	<-answering
 	s := spec{addr: "0.0.0.0"}
 	if errno := open(t, s, netns.TCP).bind(t, s, s.request(netns.TCP, reservedPort+1)); errno != 0 {
 		t.Errorf("a port that was released: %v", errno)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,6 +29,9 @@ type Broker struct {
 	reader   *netns.Reader
 	policy   atomic.Pointer[Policy]
 	reserved reservations
+	link     atomic.Pointer[env.Link] // to the daemon; nil: there is none
+	asking   sync.Mutex               // one question at a time, whose answer comes by
+	answers  chan owners
 	cookie   uint64 // of the network namespace that environment and host share
 	low      uint16 // ports below are the kernel's to judge by the caller's own rights
 	// reading: a receiving thread is in a guest's memory, which may hang. The
@@ -43,7 +47,7 @@ func New(name string, dirs env.Dirs, log *slog.Logger) (*Broker, error) {
 		return nil, fmt.Errorf("cannot serve binds: %w", err)
 	}
 	defer unix.Close(fd)
-	b := &Broker{env: name, log: log, reader: netns.NewReader()}
+	b := &Broker{env: name, log: log, answers: make(chan owners, 1), reader: netns.NewReader()}
 	b.policy.Store(&Policy{})
 	b.reserved.known = make(chan struct{})
 	if b.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err != nil {
@@ -57,7 +61,7 @@ func New(name string, dirs env.Dirs, log *slog.Logger) (*Broker, error) {
 		}
 		b.low = host.UnprivilegedStart
 	}
-	if b.ledger, err = openLedger(dirs, name, log); err != nil {
+	if b.ledger, err = openLedger(dirs, name, log, b.nameByDaemon); err != nil {
 		return nil, err
 	}
 	return b, nil

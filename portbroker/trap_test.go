@@ -350,7 +350,7 @@ func BenchmarkBind(b *testing.B) {
 func TestLedgerIsBounded(t *testing.T) {
 	dirs := env.Dirs{State: t.TempDir()}
 	path := dirs.Ports("e")
-	l, err := openLedger(dirs, "e", seccomptest.Log(t))
+	l, err := openLedger(dirs, "e", seccomptest.Log(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

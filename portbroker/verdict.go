@@ -309,6 +309,8 @@ func (e *Holder) Name() string {
 	switch {
 	case e.Hidden && e.UID == overflowUID:
 		return "a process of another user that may not be seen"
+	case e.Hidden && e.UID == uint32(syscall.Getuid()):
+		return "a process that may not be seen from here"
 	case e.Hidden:
 		return "a process of " + netns.UserName(e.UID) + " that may not be seen"
 	case o == nil:

@@ -3,7 +3,9 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
+	"github.com/lxbridge/lx/netns"
 	"github.com/lxbridge/lx/portbroker"
 )
 
@@ -24,6 +27,7 @@ type reserver struct {
 	asked chan chan<- []portbroker.Reservation // the rules have changed
 	gone  chan *env.Link                       // of a broker
 
+	reader *netns.Reader
 	held   *portbroker.Held
 	links  map[string]*env.Link
 	failed map[string]int           // keepers to which there is no link, which has been told
@@ -32,7 +36,7 @@ type reserver struct {
 
 func newReserver(d *daemon) *reserver {
 	return &reserver{daemon: d, wake: make(chan struct{}, 1), asked: make(chan chan<- []portbroker.Reservation), gone: make(chan *env.Link),
-		held: portbroker.NewHeld(), links: map[string]*env.Link{}, failed: map[string]int{}}
+		reader: netns.NewReader(), held: portbroker.NewHeld(), links: map[string]*env.Link{}, failed: map[string]int{}}
 }
 
 // tryAgain is how often a port that somebody holds is tried: a bind costs less
@@ -141,9 +145,8 @@ func (r *reserver) link(ctx context.Context) []string {
 		r.links[name] = l
 		fresh = append(fresh, name)
 		r.wg.Go(func() {
-			m, err := l.Receive() // a broker says no more
-			for ; err == nil; m, err = l.Receive() {
-				m.Discard()
+			if err := portbroker.Answer(l, r.reader); !errors.Is(err, io.EOF) && ctx.Err() == nil {
+				r.log.Warn("reservations of ports", "environment", name, "err", err)
 			}
 			select {
 			case r.gone <- l:
