@@ -47,6 +47,9 @@ func UserDirs() (Dirs, error) {
 	return dirsOf(uid, runtime)
 }
 
+// Keys is the directory of this machine's key for other machines, and of theirs.
+func (d Dirs) Keys() string { return filepath.Join(d.State, "keys") }
+
 // MakeRuntime makes the runtime directory where it has vanished. Where others may
 // make one in its place, as below /tmp, theirs is refused.
 func (d Dirs) MakeRuntime() error { return makePrivate(d.Runtime, os.Getuid()) }

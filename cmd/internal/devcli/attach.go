@@ -16,14 +16,18 @@ func newAttach() *cobra.Command {
 	var host, busID string
 	var early bool
 	cmd := &cobra.Command{
-		Use:   "attach usbip://HOST[:PORT]/BUSID | HOST BUSID | -r HOST -b BUSID",
+		Use:   "attach ADDRESS | HOST BUSID | -r HOST -b BUSID",
 		Short: "Have a device of another machine in all environments",
-		Long: `attach returns when all running environments see the device.
+		Long: `attach returns when all running environments see the device. ADDRESS is
+
+  usbip://HOST[:PORT]/BUSID   plain USB/IP: Linux's usbipd, usbipd-win
+  lx://HOST[:PORT]/BUSID      lxdev export, encrypted, after lxdev pair
+  ssh://[USER@]HOST/BUSID     lxdev on that machine, by ssh(1) and its configuration
 
 With --early-out a program that sends one piece of data at a time, as older fastboot
 does, need not wait a round trip for each: it is told that the device has the data
 when the connection has. An error is then told with the next piece.`,
-		Example: "  lxdev attach usbip://lab/1-1.2\n  lxdev attach lab 1-1.2\n  lxdev attach -r lab -b 1-1.2",
+		Example: "  lxdev attach usbip://lab/1-1.2\n  lxdev attach ssh://me@lab/1-1.2\n  lxdev attach lab 1-1.2\n  lxdev attach -r lab -b 1-1.2",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			address, err := attachAddress(args, host, busID)
 			if err != nil {

@@ -57,6 +57,6 @@ Exit codes: 0, 1 for a failure, 2 for wrong usage.`,
 	root.SetOut(out)
 	root.SetErr(errw)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return command.Misused(err) })
-	root.AddCommand(newList(), newAttach(), newDetach(), newStatus(), newStop(), command.NewMan("lxdev"))
+	root.AddCommand(newList(), newAttach(), newDetach(), newStatus(), newStop(), newExport(), newPair(), newPeers(), command.NewMan("lxdev"))
 	return root
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/devices/usb"
+	"github.com/lxbridge/lx/devices/usb/remote"
 	"github.com/lxbridge/lx/devices/usb/usbip"
 )
 
@@ -118,23 +118,30 @@ type exported struct {
 func newList() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "list [--json] HOST[:PORT]",
-		Short:   "List what a machine exports by USB/IP",
-		Example: "  lxdev list lab\n  lxdev list --json lab:3240",
-		Args:    command.OneArg("HOST"),
+		Use:   "list [--json] ADDRESS",
+		Short: "List what a machine exports",
+		Long: `list asks a machine for its devices. ADDRESS is HOST[:PORT] of a server of plain
+USB/IP, lx://HOST of a paired one (lxdev pair), or ssh://HOST.`,
+		Example: "  lxdev list lab\n  lxdev list --json lab:3240\n  lxdev list ssh://me@lab",
+		Args:    command.OneArg("ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			server := args[0]
-			if _, _, err := net.SplitHostPort(server); err != nil {
-				server = net.JoinHostPort(strings.Trim(server, "[]"), "3240")
+			server, err := remote.Parse(args[0])
+			if err != nil {
+				return command.Misused(err)
 			}
-			infos, err := usbip.List(cmd.Context(), usbip.TCP(server))
+			dial, err := server.Dialer(openKeys)
+			if err != nil {
+				return err
+			}
+			infos, err := usbip.List(cmd.Context(), dial)
 			if err != nil {
 				return fmt.Errorf("cannot list the devices of %s: %w", server, err)
 			}
 			list := make([]exported, 0, len(infos))
 			for _, i := range infos {
+				server.BusID = i.BusID
 				list = append(list, exported{
-					BusID: i.BusID, Address: "usbip://" + server + "/" + i.BusID, Speed: usb.Speed(i.Speed).String(),
+					BusID: i.BusID, Address: server.String(), Speed: usb.Speed(i.Speed).String(),
 					Vendor: fmt.Sprintf("%04x", i.Vendor), Product: fmt.Sprintf("%04x", i.Product),
 					Class: fmt.Sprintf("%02x%02x%02x", i.Class, i.SubClass, i.Protocol),
 				})

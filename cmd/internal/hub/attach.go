@@ -4,21 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/cmd/internal/command"
 	"github.com/lxbridge/lx/devices/usb/host"
+	"github.com/lxbridge/lx/devices/usb/remote"
+	"github.com/lxbridge/lx/devices/usb/secure"
 	"github.com/lxbridge/lx/devices/usb/usbip"
 )
-
-// usbipPort is IANA's.
-const usbipPort = "3240"
 
 // How soon, and how seldom, a device that has gone is looked for.
 const (
@@ -43,40 +39,31 @@ type attachment struct {
 	err   error
 }
 
-// parseAddress reads usbip://HOST[:PORT]/BUSID.
-func parseAddress(text string) (address, server, busID string, err error) {
-	u, err := url.Parse(text)
-	switch {
-	case err == nil && u.Scheme != "usbip":
-		err = errors.New("expected usbip://")
-	case err == nil && (u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != ""):
-		err = errors.New("expected HOST[:PORT] after it")
-	}
-	if err == nil {
-		busID = strings.TrimPrefix(u.Path, "/")
-		if busID == "" || strings.Contains(busID, "/") {
-			err = errors.New("expected one BUSID after the host")
-		}
+// parseAddress reads a device's address.
+func parseAddress(text string) (remote.Address, error) {
+	a, err := remote.Parse(text)
+	if err == nil && a.BusID == "" {
+		err = fmt.Errorf("the address %s names no device: expected /BUSID behind the host", a)
 	}
 	if err != nil {
-		return "", "", "", command.WithHint(fmt.Errorf("cannot attach %q: %w", text, err), "lxdev list HOST  tells what is there")
+		return a, command.WithHint(err, "lxdev list HOST  tells what is there")
 	}
-	port := u.Port()
-	if port == "" {
-		port = usbipPort
-	}
-	server = net.JoinHostPort(u.Hostname(), port)
-	return "usbip://" + server + "/" + busID, server, busID, nil
+	return a, nil
 }
 
 // attach makes an attachment, whose device must be there.
 func (h *hub) attach(ctx context.Context, o api.AttachOptions) (*attachment, error) {
-	address, server, busID, err := parseAddress(o.Address)
+	parsed, err := parseAddress(o.Address)
 	if err != nil {
 		return nil, err
 	}
+	dial, err := parsed.Dialer(h.keys)
+	if err != nil {
+		return nil, err
+	}
+	address := parsed.String()
 	life, cancel := context.WithCancel(h.life)
-	a := &attachment{address: address, options: o, dial: usbip.TCP(server), busID: busID, cancel: cancel, done: make(chan struct{})}
+	a := &attachment{address: address, options: o, dial: dial, busID: parsed.BusID, cancel: cancel, done: make(chan struct{})}
 	h.mu.Lock()
 	if slices.ContainsFunc(h.attachments, func(b *attachment) bool { return b.address == address }) {
 		h.mu.Unlock()
@@ -102,6 +89,9 @@ func (h *hub) attach(ctx context.Context, o api.AttachOptions) (*attachment, err
 	})
 	return a, nil
 }
+
+// keys is what this user pairs with.
+func (h *hub) keys() (*secure.Store, error) { return secure.OpenStore(h.dirs.Keys()) }
 
 // connect brings the device, to the port that it had before if that is free.
 func (a *attachment) connect(ctx context.Context, h *host.Host) error {
@@ -166,11 +156,11 @@ func (h *hub) remove(a *attachment) {
 
 // detach ends the attachment of an address, or of the device of that name.
 func (h *hub) detach(what string) error {
-	address, _, _, err := parseAddress(what)
+	address, err := parseAddress(what)
 	h.mu.Lock()
 	var found *attachment
 	for _, a := range h.attachments {
-		if err == nil && a.address == address || a.tell().Name == what {
+		if err == nil && a.address == address.String() || a.tell().Name == what {
 			found = a
 		}
 	}
