@@ -33,7 +33,7 @@ func TestContract(t *testing.T) {
 			t.Fatal(err)
 		}
 		fs := usbfs.New(h)
-		dev, err := h.Attach(t.Context(), gadget)
+		dev, err := h.Attach(t.Context(), gadget, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
