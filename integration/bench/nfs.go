@@ -20,6 +20,7 @@ func init() {
 	workloads["create1k"] = createFilled
 	workloads["write4k"] = writeSmall
 	workloads["cpu"] = processorTime
+	workloads["served"] = servedTime
 }
 
 // nfsBench is a server and what is measured with it.
@@ -230,6 +231,9 @@ func (n *nfsBench) others(rows []row, ssh client) {
 	} {
 		rows[i].contenders = append(rows[i].contenders, both.ssh, n.inMemory(both.memory...))
 	}
+	for i, work := range map[int]string{8: "seqread", 9: "seqwrite"} {
+		rows[i].contenders = append(rows[i].contenders, n.inMemory("served", work, "@/file", size))
+	}
 }
 
 // inMemory does a work on lx's volume in memory.
@@ -320,6 +324,31 @@ func processorTime(args []string) (float64, error) {
 	}
 	after, err := processTime(os.Getpid())
 	return milliseconds(after - before), err
+}
+
+// servedTime is the processor time of a work, with that of the process which
+// serves the file and has started this one: milliseconds for each of args[2] MiB.
+func servedTime(args []string) (float64, error) {
+	size, err := strconv.Atoi(args[2])
+	if err != nil {
+		return 0, err
+	}
+	if args[0] == "seqread" {
+		if err := writeFile(args[1], args[2]); err != nil {
+			return 0, err
+		}
+	}
+	server := os.Getppid()
+	before, err := processTime(server)
+	if err != nil {
+		return 0, err
+	}
+	own, err := processorTime(args)
+	if err != nil {
+		return 0, err
+	}
+	after, err := processTime(server)
+	return (own + milliseconds(after-before)) / float64(size), err
 }
 
 // statMany is statAll, args[2] at once.
