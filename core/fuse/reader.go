@@ -25,6 +25,8 @@ type reader struct {
 	buf  atomic.Pointer[readBuffer] // idle; whoever swaps it out has it
 	busy atomic.Int64               // since when, on the Server's clock; 0 in read(2)
 
+	small [smallRequest]byte // the message, where it is not larger
+
 	last   time.Duration // when it went to read
 	queued int           // requests in a row that were there already
 	spare  int           // requests for which it waited beside others
@@ -92,9 +94,8 @@ func (rd *reader) next() bool {
 	defer rd.busy.Store(0)
 
 	msg := buf[:max(n, 0)]
-	r := rd.req.Load()
-	if n <= len(r.small) {
-		msg = r.small[:copy(r.small[:], msg)]
+	if n <= len(rd.small) {
+		msg = rd.small[:copy(rd.small[:], msg)]
 		rd.buf.Store(buf)
 	} else {
 		defer rd.buf.Store(buf)

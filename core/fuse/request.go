@@ -20,7 +20,6 @@ type request struct {
 	rd   *reader
 	live atomic.Uint64 // unique of the request to answer; 0 when answered or idle
 
-	small  [smallRequest]byte // the message, where it is not larger
 	hdr    inHeader
 	body   []byte // what follows the header, without extensions
 	caller Caller
