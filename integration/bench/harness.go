@@ -88,7 +88,7 @@ func figure(v float64) string {
 
 // A row that takes no longer than cheap is measured at least leastRuns times.
 const (
-	cheap     = 2 * time.Second
+	cheap     = 1500 * time.Millisecond
 	leastRuns = 3
 )
 

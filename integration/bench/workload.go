@@ -41,12 +41,12 @@ var workloads = map[string]func(args []string) (float64, error){
 	"delete":    remove,
 }
 
-// perCall is the nanoseconds of one call: the least of 250 bursts of 1 ms, so
+// perCall is the nanoseconds of one call: the least of 100 bursts of 1 ms, so
 // short that some are not disturbed on a busy machine either.
 func perCall(f func() error) (float64, error) {
 	const batch = 50
 	best := math.Inf(1)
-	for range 250 {
+	for range 100 {
 		n, start := 0, time.Now()
 		for time.Since(start) < time.Millisecond {
 			for range batch {
