@@ -51,6 +51,7 @@ func (in *initProcess) startServices(ctx context.Context) {
 	d, mounts := in.cfg.Services, in.startMounts() // which may add notes
 	in.services = supervisor.New(supervisor.Config{
 		Units: d.Units, Logs: d.Logs, State: d.State, Run: d.Run,
+		Syslog:   in.syslog(),
 		Crontabs: in.crontabs(),
 		Fixed:    mounts, Enabled: in.cfg.Settings.Services, Notes: in.notes, Limits: in.cfg.Settings.Limits,
 		Env: in.serviceEnv(),
@@ -63,6 +64,15 @@ func (in *initProcess) startServices(ctx context.Context) {
 		Wanted:  in.setWanted,
 	})
 	go in.services.Run(ctx)
+}
+
+// syslog is the socket of syslog(3), where no distribution's init sees to it. The
+// host's is the host's own.
+func (in *initProcess) syslog() string {
+	if in.cfg.OwnRoot && in.cfg.Settings.Init == "" {
+		return "/dev/log"
+	}
+	return ""
 }
 
 // crontabs is the root whose crontabs are honoured. Those of the host are its own cron's.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,20 +26,13 @@ func (v *svc) listenNotify(ctx context.Context, o Owner) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot make the notify socket: %w", err)
 	}
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	c, err := listenCredentials(path)
 	if err != nil {
 		return fmt.Errorf("cannot make the notify socket: %w", err)
 	}
 	err = os.Chmod(path, 0o600)
 	if err == nil && o.Creds != nil {
 		err = os.Chown(path, o.UID, o.GID)
-	}
-	if raw, rerr := c.SyscallConn(); err == nil {
-		err = rerr
-		if err == nil {
-			cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
-			err = errors.Join(err, cerr)
-		}
 	}
 	if err != nil {
 		c.Close()

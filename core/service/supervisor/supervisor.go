@@ -29,6 +29,7 @@ type Config struct {
 	// each that comes up with the environment. Logs and State are the
 	// supervisor's own; Run is for sockets. They are made when needed.
 	Units, Logs, State, Run string
+	Syslog                  string // the socket of syslog(3); empty: none is made
 	Crontabs                string // the root below which crontabs are honoured; empty: none are
 	// Fixed are units without a file, by what they are of, that come up first
 	// and do not keep the environment; Enabled comes up besides what is enabled.
@@ -100,6 +101,11 @@ func (s *Supervisor) Run(ctx context.Context) {
 	defer close(s.done)
 	defer cancel()
 	s.ctx = ctx
+	if s.cfg.Syslog != "" {
+		if err := s.listenSyslog(ctx); err != nil {
+			s.cfg.Notes = append(s.cfg.Notes, err.Error())
+		}
+	}
 	s.boot()
 	if s.cfg.Crontabs != "" {
 		s.loadCrontabs(true)

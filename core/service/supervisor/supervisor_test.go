@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(helperVar) {
 	case "notify":
 		os.Exit(helpNotify(os.Getenv("NOTIFY_SOCKET"), "STATUS=warm\nREADY=1\n"))
+	case "syslog":
+		os.Exit(helpNotify(os.Args[1], "<86>Nov 26 02:02:12 sshd[7]: accepted\n"))
 	case "answer":
 		os.Exit(helpAnswer())
 	}
@@ -128,7 +130,7 @@ func (b *box) run() {
 	}
 	s = New(Config{
 		Units: filepath.Join(b.dir, "units"), Logs: filepath.Join(b.dir, "logs"), State: filepath.Join(b.dir, "state"), Run: filepath.Join(b.dir, "r"),
-		Crontabs: filepath.Join(b.dir, "root"), Fixed: b.fixed,
+		Syslog: filepath.Join(b.dir, "r", "log"), Crontabs: filepath.Join(b.dir, "root"), Fixed: b.fixed,
 		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Exe: exe,
 		Fork: func(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 			pid, err := syscall.ForkExec(path, argv, attr)
@@ -578,6 +580,40 @@ func TestHealthAndLimits(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	b.until("h", func(Status) bool { return strings.Contains(b.logs("h"), "stdout 77\nstdout 0077\nstdout /usr") })
+}
+
+// TestSyslog: what a service tells syslog(3) is in its log, and nobody else's.
+func TestSyslog(t *testing.T) {
+	b := newBox(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(b.dir, "r", "log")
+	// A descendant, as a daemon's workers are.
+	b.unit("s", fmt.Sprintf("command = [\"sh\", \"-c\", '\"$0\" \"$1\"; true', %q, %q]\nenv = {%s = \"syslog\"}", exe, path, helperVar))
+	b.run()
+	b.must(Start, "s")
+	b.until("s", func(Status) bool { return strings.Contains(b.logs("s"), "stderr sshd[7]: accepted") })
+	c, err := net.Dial("unixgram", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, text := range []string{"<13>none of it", strings.Repeat("x", 3*maxSyslog)} {
+		if _, err := c.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.must(Stop, "s") // the messages before it have been heard
+	if log := b.logs("s"); strings.Contains(log, "none of it") || strings.Contains(log, "xxx") {
+		t.Error(log)
+	}
+	for text, want := range map[string]string{"<13>Nov  6 02:02:12 a: b\x00": "a: b", "plain": "plain", "<13>one\ntwo\n": "one|two", "": ""} {
+		if got := strings.Join(syslogLines(text), "|"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
 }
 
 func TestReloadAndExpand(t *testing.T) {
