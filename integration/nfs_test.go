@@ -113,6 +113,36 @@ func TestGaneshaErrors(t *testing.T) {
 	}
 }
 
+// What goes at the server, past NFS, while it is in use here: an open file and the
+// working directory. What stays is there.
+func TestGaneshaStale(t *testing.T) {
+	for _, version := range []string{"3", "4.2"} {
+		t.Run(version, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.nfs(nfstest.Options{})
+			w.hold()
+			dir := s.mount(nfstest.Data, version)
+			w.must("cd " + dir + "; mkdir d; echo x > d/f; echo y > other")
+			p := w.startOpen("sh", "-c", "cd "+dir+"/d; exec 3<f; echo open; read go; cat <&3; ls -a >/dev/null; echo new > new; cat '"+dir+"/other'")
+			p.says("open")
+			if err := os.RemoveAll(filepath.Join(s.Path(nfstest.Data), "d")); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Kill(); err != nil { // which holds files open
+				t.Fatal(err)
+			}
+			if err := s.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintln(p.in, "go")
+			r := p.wait(bound)
+			if n := strings.Count(r.err, "Stale file handle"); n != 3 || !strings.HasSuffix(r.out, "y\n") {
+				t.Errorf("%d times stale: %v", n, r)
+			}
+		})
+	}
+}
+
 // Owners: whose files they are at the server, whatever the ids are inside.
 func TestGaneshaOwners(t *testing.T) {
 	w := newWorld(t)

@@ -109,8 +109,9 @@ func TestListingForEver(t *testing.T) {
 // TestCommitRefused: what the server refuses to make durable is told once, and
 // not kept for ever.
 func TestCommitRefused(t *testing.T) {
-	var full atomic.Bool
-	full.Store(true)
+	const dquot = 69
+	var refusal atomic.Uint32
+	refusal.Store(uint32(syscall.ENOSPC))
 	v := server(t, func(c *rpctest.Call) {
 		switch c.Proc {
 		case procCreate:
@@ -133,8 +134,8 @@ func TestCommitRefused(t *testing.T) {
 			})
 		case procCommit:
 			c.Reply(func(e *xdr.Encoder) {
-				if full.Load() {
-					e.Uint32(uint32(syscall.ENOSPC))
+				if st := refusal.Load(); st != 0 {
+					e.Uint32(st)
 					e.Uint64(0)
 					return
 				}
@@ -157,11 +158,12 @@ func TestCommitRefused(t *testing.T) {
 	if err := h.Sync(t.Context()); err != nil {
 		t.Errorf("the same loss is told twice: %v", err)
 	}
+	refusal.Store(dquot)
 	write()
-	if err := h.(volume.Flusher).Flush(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+	if err := h.(volume.Flusher).Flush(t.Context()); !errors.Is(err, syscall.EDQUOT) {
 		t.Errorf("what close(2) waits for: %v", err)
 	}
-	full.Store(false)
+	refusal.Store(0)
 	write()
 	if err := h.Close(t.Context()); err != nil {
 		t.Error(err)
