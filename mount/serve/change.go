@@ -57,10 +57,12 @@ func (i *inode) endChange(a volume.Attr, told bool, alone, asked uint64) {
 }
 
 // toldAttr is what the server told of i with its answer to our last change, and
-// for how long it counts.
+// for how long it counts. It is given once: who asks again while the kernel may
+// keep it wants to know what is true now.
 func (f *FS) toldAttr(i *inode) (a volume.Attr, valid time.Duration, ok bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	valid = f.opts.AttrTimeout - time.Since(i.toldAt)
+	i.toldAt = time.Time{}
 	return i.attr, valid, valid > 0
 }

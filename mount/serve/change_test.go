@@ -47,11 +47,13 @@ func TestChangeTold(t *testing.T) {
 	if a := asks(0); a.Mtime.Sec != mtime.Unix() {
 		t.Errorf("mtime %v, want what was told, %v", a.Mtime, mtime)
 	}
+	asks(1) // once more
 	inside = func() { mkdir("within") }
 	mkdir("around")
 	asks(1)
 	mkdir("after")
 	asks(0)
+	mkdir("doubted")
 	b.fs.inodes[fuse.RootID].doubt()
 	asks(1)
 	mkdir("late")
