@@ -60,6 +60,7 @@ var (
 	_ fuse.Reader     = (*FS)(nil)
 	_ fuse.Writer     = (*FS)(nil)
 	_ fuse.Setattrer  = (*FS)(nil)
+	_ fuse.Opendirer  = (*FS)(nil)
 	_ fuse.ReadDirer  = (*FS)(nil)
 	_ fuse.Readlinker = (*FS)(nil)
 )
@@ -171,6 +172,11 @@ func (f *FS) Readlink(_ context.Context, id uint64) (string, syscall.Errno) {
 		return "", syscall.EINVAL
 	}
 	return n.target, 0
+}
+
+// Opendir implements fuse.Opendirer: without it the kernel keeps what it has listed.
+func (f *FS) Opendir(context.Context, uint64, uint32) (fuse.OpenOut, syscall.Errno) {
+	return fuse.OpenOut{}, 0
 }
 
 // ReadDir implements fuse.ReadDirer.

@@ -48,6 +48,7 @@ var (
 	_ fuse.Opener     = (*FS)(nil)
 	_ fuse.Reader     = (*FS)(nil)
 	_ fuse.Releaser   = (*FS)(nil)
+	_ fuse.Opendirer  = (*FS)(nil)
 	_ fuse.ReadDirer  = (*FS)(nil)
 	_ fuse.Poller     = (*FS)(nil)
 	_ fuse.Ioctler    = (*FS)(nil)
@@ -163,6 +164,11 @@ func (f *FS) ReadDir(_ context.Context, node, _, off uint64, sink fuse.DirSink) 
 		}
 	}
 	return 0
+}
+
+// Opendir implements fuse.Opendirer: without it the kernel keeps what it has listed.
+func (f *FS) Opendir(context.Context, uint64, uint32) (fuse.OpenOut, syscall.Errno) {
+	return fuse.OpenOut{}, 0
 }
 
 // Open opens a device.

@@ -32,6 +32,7 @@ type world struct {
 	t      *testing.T
 	dir    string
 	fs     *FS
+	host   *host.Host
 	gadget *emul.Device
 	dev    *host.Device
 }
@@ -42,7 +43,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: t.TempDir(), fs: New(h)}
+	w := &world{t: t, dir: t.TempDir(), fs: New(h), host: h}
 	if w.gadget, err = emul.New(usbtest.Gadget()); err != nil {
 		t.Fatal(err)
 	}

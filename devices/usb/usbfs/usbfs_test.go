@@ -18,6 +18,7 @@ import (
 
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/devices/usb"
+	"github.com/lxbridge/lx/devices/usb/emul"
 	"github.com/lxbridge/lx/devices/usb/usbtest"
 )
 
@@ -59,6 +60,30 @@ func TestTree(t *testing.T) {
 	}
 	if _, err := n.ReadAt(raw, 0); !errors.Is(err, syscall.ENODEV) {
 		t.Errorf("reading a device that is gone: %v", err)
+	}
+}
+
+// TestListing: a device that comes is listed where a listing was had before.
+func TestListing(t *testing.T) {
+	w := newWorld(t)
+	list := func() int {
+		t.Helper()
+		names, err := os.ReadDir(w.dir + "/200")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	before := list()
+	second, err := emul.New(usbtest.Gadget())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.host.Attach(t.Context(), second, 0); err != nil {
+		t.Fatal(err)
+	}
+	if after := list(); after != before+1 {
+		t.Errorf("%d devices are listed, then %d", before, after)
 	}
 }
 
