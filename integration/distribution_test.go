@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -91,25 +92,33 @@ func needRoot(t testing.TB, what string) {
 	}
 }
 
-// subuids gives the ordinary user a range of subuid(5) until the test's end,
-// unless there is one. Worlds are made after it, for theirs are needed to end them.
-func subuids(t testing.TB) {
+// withSubuids has lx run by another ordinary user until the test's end, who has
+// ids of subuid(5), and is made where missing.
+func withSubuids(t testing.TB) {
 	t.Helper()
+	const name, ids = "lxtest-subuid", "1879048192-1879113727"
+	must := func(argv ...string) {
+		t.Helper()
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", argv, err, out)
+		}
+	}
+	if _, err := user.Lookup(name); err != nil {
+		must("useradd", "--system", "--no-create-home", "--shell", "/bin/bash", name)
+	}
 	b, err := os.ReadFile("/etc/subuid")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	if strings.Contains("\n"+string(b), "\n"+runAs.name+":") {
-		return
+	if !strings.Contains("\n"+string(b), "\n"+name+":") {
+		must("usermod", "--add-subuids", ids, "--add-subgids", ids, name)
 	}
-	usermod := func(verb string) {
-		const ids = "1879048192-1879113727"
-		if out, err := exec.Command("usermod", "--"+verb+"-subuids", ids, "--"+verb+"-subgids", ids, runAs.name).CombinedOutput(); err != nil {
-			t.Errorf("usermod: %v: %s", err, out)
-		}
+	was := runAs
+	if runAs, err = lookAccount(name); err != nil {
+		runAs = was
+		t.Fatal(err)
 	}
-	usermod("add")
-	t.Cleanup(func() { usermod("del") })
+	t.Cleanup(func() { runAs = was })
 }
 
 // get is what a web server answers.
@@ -132,7 +141,7 @@ func TestAsRootDebian(t *testing.T) {
 	ordinary := runAs.uid != 0
 	var group *os.File
 	if ordinary {
-		subuids(t)
+		withSubuids(t) // before the world, which ends as that user
 		group = delegatedGroup(t)
 		packages = "bubblewrap keyutils nginx postgresql"
 	}

@@ -115,6 +115,11 @@ func chooseAccount() (account, error) {
 		}
 		return account{name: u.Username, uid: os.Getuid(), gid: os.Getgid()}, nil
 	}
+	return lookAccount(name)
+}
+
+// lookAccount is the user name, whom root becomes.
+func lookAccount(name string) (account, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
 		return account{}, err
