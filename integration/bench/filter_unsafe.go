@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +43,8 @@ func installFilter(flags uintptr, program []unix.SockFilter) (fd int, err error)
 	return int(r), nil
 }
 
-// bareTrap is what setresuid(2) takes its caller when a thread that does
-// nothing else answers: the least that any listener can cost.
+// bareTrap is what setresuid(2) takes a caller in another session when a thread
+// that does nothing else answers: the least that any listener can cost.
 func bareTrap([]string) (float64, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -53,6 +54,7 @@ func bareTrap([]string) (float64, error) {
 	theirs := os.NewFile(uintptr(pair[1]), "pair")
 	guest := exec.Command("/proc/self/exe", "workload", "trapped")
 	guest.ExtraFiles = []*os.File{theirs}
+	guest.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var figure strings.Builder
 	guest.Stdout, guest.Stderr = &figure, os.Stderr
 	err = guest.Start()

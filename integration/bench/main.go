@@ -211,11 +211,12 @@ func (b *bench) become(name string) error {
 	return nil
 }
 
-// command is argv as the measuring user.
+// command is argv as the measuring user, in a session of its own as programs
+// inside lx are: the scheduler gives each session its share (autogroup).
 func (b *bench) command(argv ...string) *exec.Cmd {
 	cmd := exec.CommandContext(b.ctx, argv[0], argv[1:]...)
 	cmd.Env, cmd.Dir = b.env, b.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.cred}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: b.cred, Setsid: true}
 	return cmd
 }
 

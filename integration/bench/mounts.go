@@ -168,7 +168,6 @@ func (b *bench) rcloneMount(srv *smbtest.Server) (m mounted, stop func(), err er
 func (b *bench) fuseProgram(name string, cmd *exec.Cmd, dir string) (stop func(), err error) {
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	cmd.SysProcAttr.Setsid = true // as it would be in the background, and lx is: sessions share processors alike
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
