@@ -1,12 +1,13 @@
 # lx: `make run` and `make test` are all that a newcomer needs.
 #
-# Variables: PREFIX and DESTDIR (install), FUZZTIME (fuzz), BENCHFLAGS (bench;
+# Variables: PREFIX and DESTDIR (install), FUZZTIME (fuzz), SOAKTIME (soak), BENCHFLAGS (bench;
 # -short for a first look), RUN (test: only tests that match), LX_TEST_USER
 # (test, bench as root: the ordinary user, made where it is missing), LX_LAB
 # (lab-test: the folder of a lab).
 
 PREFIX     ?= /usr/local
 FUZZTIME   ?= 10s
+SOAKTIME   ?= 5m
 BENCHFLAGS ?=
 
 # Go and lx want a home they can write to.
@@ -25,7 +26,7 @@ FOLDERS := cmd core devices mount netns portbroker integration
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build sample run test lab-test bench lint fuzz install go
+.PHONY: build sample run test lab-test soak bench lint fuzz install go
 
 build: go
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o build/ ./cmd/lx ./cmd/lxnet ./cmd/lxdev
@@ -42,6 +43,9 @@ test: build sample
 lab-test: go
 	@test -n "$$LX_LAB" || { echo 'set LX_LAB to the folder of a lab (integration/labtest)' >&2; exit 1; }
 	go test -tags lab -count 1 -timeout 40m -run '^TestLab' $$(grep -rl --include='*_test.go' '^//go:build lab$$' $(FOLDERS) | xargs -n1 dirname | sort -u | sed 's,^,./,')
+
+soak: go
+	LX_TEST_SOAK=$(SOAKTIME) go test -race -count 1 -timeout 24h -run '^TestSoak$$' $$(grep -rl --include='*_test.go' '^func TestSoak(' $(FOLDERS) | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
 bench: build
 	@$(GOBUILD) -o build/bench ./integration/bench
