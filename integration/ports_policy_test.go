@@ -266,4 +266,96 @@ func TestPortsReserved(t *testing.T) {
 	if r := w.lxnet("ports", "--port", port); strings.Contains(r.out, port) { // but for TIME-WAIT
 		t.Errorf("left behind: %v", r)
 	}
+
+	// A reservation goes with the environment's name, and ends with it.
+	port = strconv.Itoa(freePort(t)) // without TIME-WAIT
+	if r := w.lxnet("reserve", "small", port); r.code != 0 {
+		t.Fatal(r)
+	}
+	w.ok("rename", "small", "tiny")
+	eventually(t, bound, func() error {
+		if r := w.lxnet("check", port); !strings.Contains(r.out, "reserved for environment tiny") {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	w.ok("remove", "tiny")
+	eventually(t, bound, func() error {
+		if r := w.lxnet("check", port); r.code != 0 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+}
+
+// TestPortsLoad: after many binds by fifty processes the ledger has each of them,
+// and knows of each socket what the kernel does; killed, they leave nothing.
+func TestPortsLoad(t *testing.T) {
+	w := newWorld(t)
+	load := w.startOpen("python3", "-c", `
+import os, signal, socket, sys
+r, done = os.pipe()
+children = []
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(60):
+            s = socket.socket()
+            s.bind(("127.0.0.1", 0))
+        s.listen()
+        os.write(done, b"x")
+        signal.pause()
+    children.append(pid)
+for _ in children: os.read(r, 1)
+print("up", flush=True)
+sys.stdin.read()
+for pid in children: os.kill(pid, signal.SIGKILL)`)
+	load.says("up")
+	records := map[uint64]portbroker.Record{}
+	eventually(t, bound, func() error {
+		r := w.lxnet("history", "--json", "--env", "host")
+		var all []portbroker.Record
+		if err := json.Unmarshal([]byte(r.out), &all); err != nil {
+			return err
+		}
+		binds := 0
+		for _, r := range all {
+			if r.Call == "bind" {
+				binds++
+			}
+			records[r.Socket] = r
+		}
+		if binds != 50*60 || len(records) != binds || len(all) != binds+50 {
+			return fmt.Errorf("%d records, %d binds of %d sockets", len(all), binds, len(records))
+		}
+		return nil
+	})
+	listeners := func() (cookies []uint64) {
+		t.Helper()
+		var view struct {
+			Sockets []struct {
+				Cookie uint64
+				Local  string
+			}
+		}
+		r := w.lxnet("ports", "-t", "-l", "--env", "host", "--json")
+		if err := json.Unmarshal([]byte(r.out), &view); err != nil {
+			t.Fatalf("%v: %v", err, r)
+		}
+		for _, s := range view.Sockets {
+			if rec := records[s.Cookie]; rec.Call != "listen" || rec.Local.String() != s.Local {
+				t.Errorf("the kernel has %+v, the ledger %+v", s, rec)
+			}
+			cookies = append(cookies, s.Cookie)
+		}
+		return cookies
+	}
+	if n := len(listeners()); n != 50 {
+		t.Errorf("%d listeners", n)
+	}
+	load.in.Close()
+	load.wait(bound)
+	if n := len(listeners()); n != 0 {
+		t.Errorf("%d listeners are left", n)
+	}
 }

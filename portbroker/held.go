@@ -68,10 +68,25 @@ func cannotReserve(p Place, err error) string {
 	return err.Error()
 }
 
+// shut takes SO_REUSEADDR from what is held for the environment, which a broker
+// that was killed within past has left; the next has no copies yet.
+func (h *Held) shut(environment string) error {
+	var errs []error
+	for _, had := range h.held {
+		if had.Environment == environment {
+			errs = append(errs, unix.SetsockoptInt(had.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Join takes over from the broker of an environment, on a new link, what an earlier
 // daemon gave it, where it is wanted still and is not held.
 func (h *Held) Join(l *env.Link, environment string) error {
 	theirs, err := receiveReservations(l, func(string) {})
+	if err == nil && len(theirs) == 0 {
+		err = h.shut(environment)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot ask environment %s for its reservations: %w", environment, err)
 	}

@@ -143,7 +143,7 @@ func (b *Broker) remap(c *call) (syscall.Errno, error) {
 		if b.ours(v) {
 			return errno, nil
 		}
-		reason = v.Why
+		reason = fmt.Sprintf("port %d was held a moment ago", c.want.Port())
 		if len(v.Holders) > 0 {
 			reason = fmt.Sprintf("port %d is held by %s", c.want.Port(), holderName(&v.Holders[0]))
 		}

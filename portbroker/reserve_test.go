@@ -99,6 +99,50 @@ func TestReservedPackets(t *testing.T) {
 	}
 }
 
+// linkPair are both ends of a link.
+func linkPair(t *testing.T) (*env.Link, *env.Link) {
+	t.Helper()
+	a, file, err := env.NewLink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(file.Fd()))
+	file.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := env.OpenLink(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+// TestShut: what a broker that was killed in the midst of past left open is shut
+// once the next one is there.
+func TestShut(t *testing.T) {
+	h := NewHeld()
+	defer h.Close()
+	place := Place{"tcp", reservedPort + 3}
+	h.Want(map[Place]Reservation{place: {Place: place, Environment: "debian"}})
+	fd := h.held[place].fd
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := linkPair(t)
+	defer ours.Close()
+	defer theirs.Close()
+	if err := sendReservations(theirs, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Join(ours, "debian"); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR); err != nil || v != 0 {
+		t.Errorf("SO_REUSEADDR: %d, %v", v, err)
+	}
+}
+
 // TestShare: a daemon gives reservations to a broker, which gives them to the
 // next daemon.
 func TestShare(t *testing.T) {
@@ -108,19 +152,7 @@ func TestShare(t *testing.T) {
 	}
 	defer b.Close()
 	daemon := func() (*env.Link, chan error) {
-		ours, theirs, err := env.NewLink()
-		if err != nil {
-			t.Fatal(err)
-		}
-		fd, err := unix.Dup(int(theirs.Fd()))
-		theirs.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := env.OpenLink(fd)
-		if err != nil {
-			t.Fatal(err)
-		}
+		ours, l := linkPair(t)
 		ended := make(chan error, 1)
 		go func() {
 			ended <- b.Share(l)

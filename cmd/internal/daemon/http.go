@@ -205,7 +205,12 @@ func (d *daemon) rename(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, d.idle(r, from, "rename", false, func() error { return d.store.Rename(from, to) })
+	return struct{}{}, d.idle(r, from, "rename", false, func() error {
+		if err := d.store.Rename(from, to); err != nil {
+			return err
+		}
+		return d.movePolicy(from, to)
+	})
 }
 
 func (d *daemon) remove(r *http.Request) (any, error) {
@@ -217,7 +222,12 @@ func (d *daemon) remove(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("cannot remove %w", err)
 	}
 	force := r.URL.Query().Get("force") == "true" && n != store.Host
-	return struct{}{}, d.idle(r, n, "remove", force, func() error { return d.store.Remove(r.Context(), n) })
+	return struct{}{}, d.idle(r, n, "remove", force, func() error {
+		if err := d.store.Remove(r.Context(), n); err != nil {
+			return err
+		}
+		return d.movePolicy(n, "")
+	})
 }
 
 // idle runs f while the environment does not run and cannot start. With force

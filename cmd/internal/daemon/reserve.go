@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -135,6 +137,10 @@ func (r *reserver) link(ctx context.Context) []string {
 			continue
 		}
 		l, err := r.join(ctx, name)
+		if errors.Is(err, context.DeadlineExceeded) { // on a busy machine
+			r.poke()
+			continue
+		}
 		if err != nil {
 			if now, _ := r.dirs.Process(name); now == pid && ctx.Err() == nil { // else it has ended
 				r.log.Warn("reservations of ports", "environment", name, "err", err)
@@ -199,6 +205,22 @@ func wanted(dirs env.Dirs) (map[portbroker.Place]portbroker.Reservation, error) 
 		}
 	}
 	return all, nil
+}
+
+// movePolicy has the rules that lxnet was told go with the environment's name;
+// to nothing: they are forgotten.
+func (d *daemon) movePolicy(from, to string) error {
+	defer d.reserve.poke()
+	var err error
+	if to != "" {
+		err = os.Rename(d.dirs.Policy(from), d.dirs.Policy(to))
+	} else {
+		err = os.Remove(d.dirs.Policy(from))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot change the policies of ports: %w", err)
+	}
+	return nil
 }
 
 // renewReservations has changed rules count, and answers what is reserved.
