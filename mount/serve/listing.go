@@ -13,9 +13,10 @@ import (
 
 // Where several names of one directory are looked up in short order, it is
 // listed once, in the background, and look-ups are answered from that for as
-// long as the kernel might have kept what it was told when the server was asked:
-// that a name is not there only where its absence may be kept, since what others
-// make is wanted at once. Own changes void what was listed.
+// long as the kernel might have kept it, had it been told of each entry when the
+// server told us, as readdir(3) has it. That a name is not there is answered
+// only where its absence may be kept, and from when the server was asked, since
+// what others make is wanted at once. Own changes void what was listed.
 
 const (
 	fewLookups  = 4                     // so many slow ones in a listing's life are worth a listing
@@ -37,6 +38,7 @@ type lookups struct {
 type listing struct {
 	asked uint64    // the tick at which the server was asked
 	at    time.Time // when that was
+	told  time.Time // when the last entries came
 	names map[string]*listedName
 	folds map[string]bool // the names in lower case; made when first wanted
 	whole bool            // there were no other names
@@ -46,7 +48,8 @@ type listing struct {
 // listedName is an entry, whose Node goes to who asks first.
 type listedName struct {
 	volume.DirEntry
-	void bool // changed by us since, or given away: the server is to be asked
+	at   time.Time // when it came
+	void bool      // changed by us since, or given away: the server is to be asked
 }
 
 // life is how long a listing counts: as long as an entry with its attributes.
@@ -98,7 +101,7 @@ func (f *FS) keepListing(p *inode, l *listing) {
 	err := f.gather(p, l)
 	took := time.Since(begun)
 	if err == nil {
-		old := time.NewTimer(f.life() - time.Since(l.at))
+		old := time.NewTimer(f.life() - time.Since(l.told))
 		select {
 		case <-old.C:
 		case <-f.ctxList.Done():
@@ -136,6 +139,7 @@ func (f *FS) gather(p *inode, l *listing) (err error) {
 			err = nil
 		}
 		known := len(l.names)
+		l.told = time.Now()
 		spare := f.addListed(l, batch)
 		stuck := len(batch) > 0 && len(l.names) == known
 		full := f.listed >= maxListed
@@ -159,7 +163,7 @@ func (f *FS) addListed(l *listing, batch []volume.DirEntry) (spare []volume.Node
 	for _, e := range batch {
 		if l.names[e.Name] == nil && validName(e.Name) {
 			many := e.Attr.Nlink > 1 && e.Attr.Mode&syscall.S_IFMT != syscall.S_IFDIR
-			l.names[e.Name] = &listedName{e, e.Node == nil || many}
+			l.names[e.Name] = &listedName{e, l.told, e.Node == nil || many}
 			f.listed++
 		} else if e.Node != nil {
 			spare = append(spare, e.Node)
@@ -195,8 +199,11 @@ func (f *FS) listedAs(p *inode, name string) (e fuse.Entry, no syscall.Errno, ok
 		f.mu.Unlock()
 		return e, 0, false
 	}
-	age := time.Since(l.at)
-	found := l.names[name]
+	found, at := l.names[name], l.at
+	if found != nil {
+		at = found.at
+	}
+	age := time.Since(at)
 	switch {
 	case age >= f.life(), found != nil && found.void:
 		f.mu.Unlock()
@@ -234,7 +241,10 @@ func (f *FS) listedAttr(i *inode) (a volume.Attr, valid time.Duration, ok bool) 
 		return a, 0, false
 	}
 	l := p.listing
-	e, age := l.names[i.name], time.Since(l.at)
+	e, age := l.names[i.name], f.life()
+	if e != nil {
+		age = time.Since(e.at)
+	}
 	if e == nil || e.void || e.Node != i.node || age >= f.life() || e.Attr.Mode&syscall.S_IFMT != i.typ || i.open() {
 		f.mu.Unlock()
 		return a, 0, false

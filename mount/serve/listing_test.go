@@ -341,3 +341,25 @@ func TestNoListing(t *testing.T) {
 		})
 	}
 }
+
+// TestSlowListing: what a listing that took long told last is as young as that;
+// that a name is absent is as old as the question.
+func TestSlowListing(t *testing.T) {
+	b := lookedUp(t, Options{AttrTimeout: time.Hour, EntryTimeout: time.Hour, NegativeTimeout: time.Hour}, 20)
+	root := b.fs.inodes[fuse.RootID]
+	b.fs.mu.Lock()
+	root.listing.at = root.listing.at.Add(-2 * time.Hour)
+	b.fs.mu.Unlock()
+	before := b.vol.count("lookup")
+	if e := b.find("f10", 0); e.EntryValid <= 0 || e.AttrValid <= 0 {
+		t.Errorf("valid for %v and %v", e.EntryValid, e.AttrValid)
+	}
+	if n := b.vol.count("lookup") - before; n != 0 {
+		t.Errorf("the server was asked %d times for what it has just told", n)
+	}
+	b.absent("none")
+	if n := b.vol.count("lookup") - before; n != 1 {
+		t.Errorf("the server was asked %d times for a name that it did not tell long ago, want 1", n)
+	}
+	b.end(nil)
+}
