@@ -1,7 +1,7 @@
 // Package integration tests the lx command as a person uses it: the real
 // binary, real programs in it, and a real smbd. Root starts the servers; with
 // LX_TEST_USER=NAME root runs lx as that user, otherwise lx runs as whoever
-// runs the tests. LX_BINARY names an lx to test, with lxnet beside it, instead of freshly built ones.
+// runs the tests. LX_BINARY names an lx to test, with lxnet and lxdev beside it, instead of freshly built ones.
 package integration
 
 import (
@@ -23,6 +23,7 @@ const helperVar = "LX_TEST_HELPER"
 var (
 	lxPath     string // the lx under test
 	lxnetPath  string // and its lxnet
+	lxdevPath  string // and its lxdev
 	helperPath string // this test binary, where every user can execute it
 	runAs      account
 )
@@ -69,11 +70,13 @@ func run(m *testing.M) (code int, err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return 1, err
 	}
-	lxPath, lxnetPath, helperPath = filepath.Join(dir, "lx"), filepath.Join(dir, "lxnet"), filepath.Join(dir, "helper")
+	lxPath, lxnetPath, lxdevPath = filepath.Join(dir, "lx"), filepath.Join(dir, "lxnet"), filepath.Join(dir, "lxdev")
+	helperPath = filepath.Join(dir, "helper")
 	if from := os.Getenv("LX_BINARY"); from != "" {
-		err = errors.Join(copyProgram(lxPath, from), copyProgram(lxnetPath, filepath.Join(filepath.Dir(from), "lxnet")))
+		err = errors.Join(copyProgram(lxPath, from), copyProgram(lxnetPath, filepath.Join(filepath.Dir(from), "lxnet")),
+			copyProgram(lxdevPath, filepath.Join(filepath.Dir(from), "lxdev")))
 	} else {
-		build := exec.Command("go", "build", "-o", dir, "../cmd/lx", "../cmd/lxnet")
+		build := exec.Command("go", "build", "-o", dir, "../cmd/lx", "../cmd/lxnet", "../cmd/lxdev")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0") // lx runs in environments without the host's libraries
 		if out, berr := build.CombinedOutput(); berr != nil {
 			err = fmt.Errorf("cannot build lx: %w: %s", berr, out)
