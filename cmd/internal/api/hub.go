@@ -137,14 +137,26 @@ func launchHub(ctx context.Context, d env.Dirs) error {
 	return cmd.Process.Release()
 }
 
+// StopHub ends the hub, and all attachments, and returns when it is gone. It succeeds
+// where there is none.
+func StopHub(ctx context.Context, d env.Dirs) error {
+	h, err := DialHub(ctx, d)
+	if errors.Is(err, env.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pid, _ := d.Process(env.HubName)
+	if err := h.call(ctx, http.MethodDelete, "hub", nil, nil); err != nil {
+		return err
+	}
+	return d.Ended(ctx, env.HubName, pid)
+}
+
 // Status asks who the hub is.
 func (h *Hub) Status(ctx context.Context) (s HubStatus, err error) {
 	return s, h.call(ctx, http.MethodGet, "hub", nil, &s)
-}
-
-// Stop ends the hub, and all attachments.
-func (h *Hub) Stop(ctx context.Context) error {
-	return h.call(ctx, http.MethodDelete, "hub", nil, nil)
 }
 
 // Devices lists the attachments.

@@ -141,7 +141,7 @@ which it may share with others.`,
 func newShutdown() *cobra.Command {
 	return &cobra.Command{
 		Use:     "shutdown",
-		Short:   "Stop all environments, then the daemon",
+		Short:   "Stop all environments, the daemon and the device hub",
 		Example: "  lx shutdown",
 		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -158,12 +158,12 @@ func shutdown(ctx context.Context, dirs env.Dirs) error {
 	// The daemon first: it starts again what it finds crashed.
 	err := stopDaemon(ctx, dirs)
 	names, nerr := dirs.Names()
-	errs := append([]error{err, nerr}, make([]error, len(names))...)
+	errs := append([]error{err, nerr, api.StopHub(ctx, dirs)}, make([]error, len(names))...)
 	var wg sync.WaitGroup
 	for i, n := range names {
 		wg.Go(func() {
 			if err := env.Stop(ctx, dirs, n); !errors.Is(err, env.ErrNotRunning) {
-				errs[2+i] = err
+				errs[3+i] = err
 			}
 		})
 	}

@@ -86,21 +86,7 @@ func newStop() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			hub, err := api.DialHub(cmd.Context(), dirs)
-			if errors.Is(err, env.ErrNotRunning) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			about, err := hub.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if err := hub.Stop(cmd.Context()); err != nil {
-				return err
-			}
-			return dirs.Ended(cmd.Context(), env.HubName, about.PID)
+			return api.StopHub(cmd.Context(), dirs)
 		},
 	}
 }

@@ -65,6 +65,11 @@ func (h *hub) attach(ctx context.Context, o api.AttachOptions) (*attachment, err
 	life, cancel := context.WithCancel(h.life)
 	a := &attachment{address: address, options: o, dial: dial, busID: parsed.BusID, cancel: cancel, done: make(chan struct{})}
 	h.mu.Lock()
+	if h.life.Err() != nil {
+		h.mu.Unlock()
+		cancel()
+		return nil, errors.New("cannot attach a device: the device hub ends; try again")
+	}
 	if slices.ContainsFunc(h.attachments, func(b *attachment) bool { return b.address == address }) {
 		h.mu.Unlock()
 		cancel()

@@ -148,6 +148,12 @@ func (h *hub) rest() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.attachments) == 0 && h.idle == nil {
-		h.idle = time.AfterFunc(idleTime, h.stop)
+		h.idle = time.AfterFunc(idleTime, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if len(h.attachments) == 0 {
+				h.stop()
+			}
+		})
 	}
 }
