@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 
 // world is a mounted usbfs with the test gadget.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	fs     *FS
 	host   *host.Host
@@ -37,7 +38,7 @@ type world struct {
 	dev    *host.Device
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	h, err := host.New(t.Context())
 	if err != nil {
@@ -85,7 +86,7 @@ func (w *world) path() string {
 // node is the open device as a program has it.
 type node struct {
 	*os.File
-	t *testing.T
+	t testing.TB
 }
 
 func (w *world) open(flags int) node {
@@ -150,7 +151,11 @@ type urb struct {
 	iso                    [8]struct{ length, actual, status uint32 }
 }
 
+// onHeap keeps submitted URBs off the stack, which moves.
+var onHeap atomic.Pointer[urb]
+
 func (n node) submit(u *urb, b []byte) syscall.Errno {
+	onHeap.Store(u)
 	u.buffer, u.length = unsafe.SliceData(b), int32(len(b))
 	_, errno := n.ioctl(ioSubmitURB, unsafe.Pointer(u), 56)
 	return errno
