@@ -251,6 +251,9 @@ func (f *FS) Ioctl(ctx context.Context, _, fh uint64, cmd uint32, arg uint64, fl
 		return 0, nil, syscall.ENOTTY
 	}
 	caller, _ := fuse.CallerOf(ctx)
+	if caller.PID == 0 { // of a pid namespace that is not below ours; to process_vm_readv(2) it is ourselves
+		return 0, nil, syscall.EPERM
+	}
 	c := &call{ctx: ctx, file: o, tid: int(caller.PID), arg: arg, in: in, size: int(cmd >> 16 & 0x3fff), layout: &layout64}
 	if flags&fuse.FUSE_IOCTL_32BIT != 0 {
 		c.layout = &layout32

@@ -395,6 +395,8 @@ func TestCompat(t *testing.T) {
 	open, errno := w.fs.Open(t.Context(), nodeOf(w.dev.Bus, w.dev.Number), unix.O_RDWR)
 	expect(t, "open", errno, 0)
 	defer w.fs.Release(0, open.FH, 0, 0)
+	_, _, errno = w.fs.Ioctl(fuse.WithCaller(t.Context(), fuse.Caller{}), 0, open.FH, uint32(number(ioCapabilities, 4)), uint64(base), 0, nil, 0)
+	expect(t, "a caller without a process id, which would be ourselves", errno, syscall.EPERM)
 	ctx := fuse.WithCaller(t.Context(), fuse.Caller{PID: uint32(unix.Getpid())})
 	call := func(what string, low uintptr, size uintptr, at uint32) {
 		t.Helper()
