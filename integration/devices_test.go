@@ -111,6 +111,9 @@ func TestDevices(t *testing.T) {
 			}
 		}
 	})
+	if _, err := os.Stat("/dev/bus/usb/200"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the machine's own /dev was changed: %v", err)
+	}
 	t.Run("fastboot", func(t *testing.T) {
 		w := w.in(t)
 		if out := w.must("fastboot devices"); !strings.Contains(out, "FB0001") {

@@ -157,21 +157,25 @@ func TestAttach(t *testing.T) {
 }
 
 func TestPlace(t *testing.T) {
-	at(t, "sealed", nil, func(tr *seccomp.Trap) {
-		mount := tmpfs(t)
-		defer unix.Close(mount)
-		if err := tr.Place(t.Context(), mount, "/mnt/bus/usb"); err != nil {
-			t.Error(err)
-		}
-		// What is no mount of a FUSE file system is left alone.
-		if err := tr.Remove(t.Context(), "/mnt/bus/usb"); err != nil {
-			t.Error(err)
-		}
-		if err := tr.Remove(t.Context(), "/mnt/nowhere"); err != nil {
-			t.Error(err)
-		}
-		expectErr(t, "a file in the way", tr.Place(t.Context(), mount, "/mnt/file/usb"), unix.ENOTDIR)
-	})
+	for _, own := range []bool{false, true} {
+		at(t, "sealed", nil, func(tr *seccomp.Trap) { testPlace(t, tr, own) })
+	}
+}
+
+func testPlace(t *testing.T, tr *seccomp.Trap, own bool) {
+	mount := tmpfs(t)
+	defer unix.Close(mount)
+	if err := tr.Place(t.Context(), mount, "/mnt/bus/usb", own); err != nil {
+		t.Error(err)
+	}
+	// What is no mount of a FUSE file system is left alone.
+	if err := tr.Remove(t.Context(), "/mnt/bus/usb"); err != nil {
+		t.Error(err)
+	}
+	if err := tr.Remove(t.Context(), "/mnt/nowhere"); err != nil {
+		t.Error(err)
+	}
+	expectErr(t, "a file in the way", tr.Place(t.Context(), mount, "/mnt/file/usb", own), unix.ENOTDIR)
 }
 
 func TestAttachRefuses(t *testing.T) {

@@ -12,10 +12,11 @@ import (
 )
 
 // Place puts the mount tree on the directory target in the thread's view, in place of
-// one that was put there before, and makes the directory where it is missing. Where that
-// is not possible, as in sysfs, the nearest directory above is replaced by a copy of
-// tmpfs with all that was in it bound inside. tree stays the caller's to close.
-func (t Thread) Place(ctx context.Context, tree int, target string) error {
+// one that was put there before. Where the directory is missing it is made, if the files
+// are the environment's own; if not, or if that is impossible, as in sysfs, the nearest
+// directory above is replaced by a copy on tmpfs with all that was in it bound inside.
+// tree stays the caller's to close.
+func (t Thread) Place(ctx context.Context, tree int, target string, own bool) error {
 	fd, err := unix.FcntlInt(uintptr(tree), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot hold the mount: %w", err)
@@ -30,11 +31,7 @@ func (t Thread) Place(ctx context.Context, tree int, target string) error {
 		if err := v.enter(); err != nil {
 			return err
 		}
-		err = os.MkdirAll(target, 0o755)
-		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
-			err = v.replace(target)
-		}
-		if err != nil {
+		if err := v.makeDir(target, own); err != nil {
 			return err
 		}
 		if err := displace(target); err != nil {
@@ -46,6 +43,23 @@ func (t Thread) Place(ctx context.Context, tree int, target string) error {
 		return fmt.Errorf("cannot place a mount at %s: %w", target, err)
 	}
 	return nil
+}
+
+// makeDir sees to it that target is there.
+func (v view) makeDir(target string, own bool) error {
+	st, err := os.Stat(target)
+	switch {
+	case err == nil && !st.IsDir():
+		return unix.ENOTDIR
+	case err == nil || !errors.Is(err, unix.ENOENT):
+		return err
+	case own:
+		err = os.MkdirAll(target, 0o755)
+		if !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EROFS) {
+			return err
+		}
+	}
+	return v.replace(target)
 }
 
 // Remove takes away what Place has put on target.

@@ -21,6 +21,7 @@ import (
 type visitor struct {
 	init     guest.Thread
 	scratch  string
+	own      bool  // the environment's files are its own
 	contexts []int // of fsopen(2), configured
 	mounts   []env.Mount
 }
@@ -44,7 +45,7 @@ func (b *broker) serveVisitor(ctx context.Context, c *net.UnixConn) {
 			c.Close()
 			return
 		}
-		v := &visitor{init: b.init, scratch: b.cfg.Dirs.Runtime}
+		v := &visitor{init: b.init, scratch: b.cfg.Dirs.Runtime, own: b.cfg.Root != nil}
 		err := env.AnswerServed(ctx, c, v.prepare, func() error { return v.place(ctx) }, func(mounts []env.Mount) { b.removeAll(ctx, mounts) })
 		v.close()
 		if err != nil {
@@ -102,7 +103,7 @@ func (v *visitor) placeOne(ctx context.Context, context int, m env.Mount) (err e
 		if err != nil {
 			return fmt.Errorf("cannot take %s of a mount: %w", p.Part, err)
 		}
-		err = v.init.Place(ctx, part, p.Target)
+		err = v.init.Place(ctx, part, p.Target, v.own)
 		unix.Close(part)
 		if err != nil {
 			return err

@@ -8,10 +8,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/core/env"
 )
+
+// enterTime is how long an attach waits for environments that do not show devices.
+const enterTime = 5 * time.Second
 
 // maxBody bounds a request, in bytes.
 const maxBody = 64 << 10
@@ -83,9 +87,14 @@ func (h *hub) awaitAll(r *http.Request) error {
 		entries = append(entries, e)
 	}
 	h.mu.Unlock()
+	limit := time.After(enterTime)
 	for _, e := range entries {
-		if err := h.await(r, e); err != nil && r.Context().Err() != nil {
-			return err
+		select {
+		case <-e.done:
+		case <-limit:
+			return nil
+		case <-r.Context().Done():
+			return r.Context().Err()
 		}
 	}
 	return nil
