@@ -201,9 +201,10 @@ func newServiceImport(s *services) *cobra.Command {
 		Short: "Make services of the environment's systemd units",
 		Long: `import reads systemd service units of the environment with their drop-ins
 (UNIT.d/*.conf, in the directories of systemd.unit(5) or beside the unit files of lx) and
-writes unit files of lx. NAME@INSTANCE reads the template NAME@.service; a UNIT
+writes unit files of lx. A socket unit becomes its service, which the first client
+starts. NAME@INSTANCE reads the template NAME@.service; a UNIT
 with a slash is a file. Keys that lx does not have are named.`,
-		Example: "  lx service import ssh.service\n  lx -d debian service import postgresql@15-main",
+		Example: "  lx service import ssh.service\n  lx service import cups.socket\n  lx -d debian service import postgresql@15-main",
 		Args:    needNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for i, a := range args {

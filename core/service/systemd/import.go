@@ -25,71 +25,103 @@ type Imported struct {
 	Notes []string
 }
 
-// Import reads the unit name (with or without ".service"; or a path) with its
-// drop-ins, and its socket unit's sockets where sockets is true.
+// Import reads the service unit name (with or without ".service"; or a path) with
+// its drop-ins. A socket unit is imported as its service, which the first client
+// starts.
 func Import(dirs []string, name string) (Imported, error) {
-	full, dir := name, ""
+	full := name
 	if strings.Contains(name, "/") {
+		var dir string
 		dir, full = filepath.Split(name)
 		dirs = append([]string{filepath.Clean(dir)}, dirs...)
 	}
+	if base, ok := strings.CutSuffix(full, ".socket"); ok {
+		return importSocket(dirs, base)
+	}
 	if !strings.HasSuffix(full, ".service") {
-		if ext := filepath.Ext(full); slices.Contains([]string{".socket", ".timer", ".target", ".mount", ".path", ".slice", ".scope", ".device", ".swap", ".automount"}, ext) {
-			return Imported{}, fmt.Errorf("cannot import %s: only .service units can be; a timer is made with `lx timer add`", full)
+		if ext := filepath.Ext(full); slices.Contains([]string{".timer", ".target", ".mount", ".path", ".slice", ".scope", ".device", ".swap", ".automount"}, ext) {
+			return Imported{}, fmt.Errorf("cannot import %s: only .service and .socket units can be; a timer is made with `lx timer add`", full)
 		}
 		full += ".service"
 	}
-	if err := service.CheckName(strings.TrimSuffix(full, ".service")); err != nil {
+	entries, files, err := load(dirs, full)
+	if err != nil {
+		return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+	}
+	u, notes, err := convert(full, entries)
+	if err != nil {
+		return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+	}
+	return Imported{Unit: u, Files: files, Notes: notes}, nil
+}
+
+func importSocket(dirs []string, base string) (Imported, error) {
+	full := base + ".socket"
+	entries, files, err := load(dirs, full)
+	if err != nil {
+		return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+	}
+	sockets, service, notes, err := convertSocket(full, entries)
+	if err != nil {
+		return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+	}
+	im, err := Import(dirs, service)
+	if err != nil {
 		return Imported{}, err
 	}
-	im := Imported{}
+	im.Unit.Sockets, im.Files, im.Notes = sockets, append(files, im.Files...), append(notes, im.Notes...)
+	if err := im.Unit.Check(); err != nil {
+		return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+	}
+	return im, nil
+}
+
+// load reads a unit's file and drop-ins.
+func load(dirs []string, full string) (entries []entry, files []string, err error) {
+	if err := service.CheckName(strings.TrimSuffix(full, filepath.Ext(full))); err != nil {
+		return nil, nil, err
+	}
 	names := []string{full}
 	if prefix, inst, ok := instance(full); ok && inst != "" {
-		names = append(names, prefix+"@.service")
+		names = append(names, prefix+"@"+filepath.Ext(full))
 	} else if ok {
-		return Imported{}, fmt.Errorf("cannot import %s: it is a template, name an instance as %s@NAME.service", full, prefix)
+		return nil, nil, fmt.Errorf("it is a template, name an instance as %s@NAME%s", prefix, filepath.Ext(full))
 	}
-	var entries []entry
 	for _, n := range names {
 		path, text, err := find(dirs, n)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+			return nil, nil, err
 		}
 		if entries, err = parse(path, text); err != nil {
-			return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+			return nil, nil, err
 		}
-		im.Files = append(im.Files, path)
+		files = append(files, path)
 		break
 	}
-	if len(im.Files) == 0 {
-		return Imported{}, fmt.Errorf("cannot import %s: no such unit in %s", full, strings.Join(dirs, ", "))
+	if len(files) == 0 {
+		return nil, nil, fmt.Errorf("no such unit in %s", strings.Join(dirs, ", "))
 	}
 	for _, path := range dropIns(dirs, names) {
 		b, err := readUnit(path)
 		if err != nil {
-			return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+			return nil, nil, err
 		}
 		more, err := parse(path, string(b))
 		if err != nil {
-			return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
+			return nil, nil, err
 		}
 		entries = append(entries, more...)
-		im.Files = append(im.Files, path)
+		files = append(files, path)
 	}
-	u, notes, err := convert(full, entries)
-	if err != nil {
-		return Imported{}, fmt.Errorf("cannot import %s: %w", full, err)
-	}
-	im.Unit, im.Notes = u, notes
-	return im, nil
+	return entries, files, nil
 }
 
 // instance takes NAME@INSTANCE.service apart.
 func instance(full string) (prefix, inst string, ok bool) {
-	return strings.Cut(strings.TrimSuffix(full, ".service"), "@")
+	return strings.Cut(strings.TrimSuffix(full, filepath.Ext(full)), "@")
 }
 
 // maxUnit bounds a file, in bytes.
@@ -151,7 +183,7 @@ func specifiers(full, s string) (string, error) {
 	if !strings.Contains(s, "%") {
 		return s, nil
 	}
-	base := strings.TrimSuffix(full, ".service")
+	base := strings.TrimSuffix(full, filepath.Ext(full))
 	prefix, inst, _ := strings.Cut(base, "@")
 	last := prefix[strings.LastIndexByte(prefix, '-')+1:]
 	values := map[byte]string{

@@ -134,9 +134,53 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 	dir := tree(t, map[string]string{"masked.service": "", "t@.service": "[Service]\nExecStart=/x"})
-	for name, want := range map[string]string{"masked": "masked", "absent": "no such unit", "t@": "template", "x.timer": "only .service", "../x": "no such unit", ".x": "service name"} {
+	for name, want := range map[string]string{"masked": "masked", "absent": "no such unit", "t@": "template", "x.timer": "only .service and .socket", "x.socket": "no such unit", "../x": "no such unit", ".x": "service name"} {
 		if _, err := Import([]string{dir}, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// TestSocket: a socket unit is its service, started by the first client.
+func TestSocket(t *testing.T) {
+	etc := tree(t, map[string]string{"ssh.socket.d/port.conf": "[Socket]\nListenStream=\nListenStream=127.0.0.1:2222\nListenStream=[::1]:2222\n"})
+	lib := tree(t, map[string]string{
+		"ssh.service": "[Service]\nExecStart=/usr/sbin/sshd -D\n",
+		"ssh.socket":  "[Unit]\nBefore=sockets.target\n[Socket]\nListenStream=22\nAccept=no\nFreeBind=yes\nPriority=3\n[Install]\nWantedBy=sockets.target\n",
+		"web.service": "[Service]\nExecStart=/bin/web\n",
+		"p.socket":    "[Socket]\nListenStream=%t/p.sock\nListenDatagram=53\nSocketMode=0600\nFileDescriptorName=p\nService=web.service\n",
+	})
+	im, err := Import([]string{etc, lib}, "ssh.socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]service.Socket{{Listen: "tcp/127.0.0.1:2222", OnDemand: true}, {Listen: "tcp/[::1]:2222", OnDemand: true}}, im.Unit.Sockets); d != "" || im.Unit.Name != "ssh" {
+		t.Error(im.Unit.Name, d)
+	}
+	if d := cmp.Diff([]string{lib + "/ssh.socket", etc + "/ssh.socket.d/port.conf", lib + "/ssh.service"}, im.Files); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"Priority= is not supported: left out"}, im.Notes); d != "" {
+		t.Error(d)
+	}
+	if im, err = Import([]string{lib}, "p.socket"); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]service.Socket{{Listen: "/run/p.sock", Name: "p", Mode: "0600", OnDemand: true}, {Listen: "udp/53", Name: "p", OnDemand: true}}, im.Unit.Sockets); d != "" || im.Unit.Name != "web" {
+		t.Error(im.Unit.Name, d)
+	}
+	for text, want := range map[string]string{
+		"[Socket]\nListenStream=1\nAccept=yes": "x.socket:3: Accept=: a process for each client",
+		"[Socket]\nListenStream=@x":            "abstract",
+		"[Socket]\nListenStream=vsock::1":      "x.socket:2: ListenStream=",
+		"[Socket]\nListenDatagram=/x":          "datagrams at a path",
+		"[Socket]\nListenFIFO=/x":              "not supported",
+		"[Socket]\nAccept=no":                  "no ListenStream=",
+		"[Socket]\nListenStream=1":             "cannot import x.service: no such unit",
+		"[Socket]\nListenStream=1\nService=x":  "want a .service",
+	} {
+		if _, err := Import([]string{tree(t, map[string]string{"x.socket": text})}, "x.socket"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
 }
@@ -178,6 +222,12 @@ func FuzzConvert(f *testing.F) {
 		u, _, err := convert("x@i.service", entries)
 		if err != nil {
 			return
+		}
+		if sockets, _, _, err := convertSocket("x@i.socket", entries); err == nil {
+			u.Sockets = sockets
+			if u.Check() != nil {
+				return
+			}
 		}
 		b, err := service.Marshal(u)
 		if err != nil {
