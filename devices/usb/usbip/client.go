@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lxbridge/lx/devices/usb"
 )
 
@@ -28,22 +26,19 @@ const (
 // device to be imported anew.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
-// TCP dials a server of plain USB/IP. A peer that has vanished is noticed in
-// about 20 seconds, with data on the way or without.
+// TCP dials a server of plain USB/IP.
 func TCP(address string) Dialer {
-	d := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if e := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 20_000)
-			}); e != nil {
-				return e
-			}
-			return err
-		},
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		if err := watchPeer(conn); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("cannot watch over the connection: %w", err)
+		}
+		return conn, nil
 	}
-	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 }
 
 // Options of an attachment. The zero value is right.
@@ -324,8 +319,9 @@ const (
 func (d *Device) Reset(ctx context.Context) error {
 	d.op.Lock()
 	defer d.op.Unlock()
-	stop := context.AfterFunc(d.life, func() { d.link.Load().fail(net.ErrClosed) })
-	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.life, func() { cancel(); d.link.Load().fail(net.ErrClosed) })()
 	var err error
 	if d.profile.PortReset {
 		err = d.resetPort(ctx)

@@ -74,6 +74,10 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	log := s.Log.With("client", conn.RemoteAddr())
+	if err := watchPeer(conn); err != nil {
+		log.Warn("cannot watch over the connection", "error", err)
+		return
+	}
 	if s.Welcome != nil {
 		inner, err := s.Welcome(ctx, conn)
 		if err != nil {

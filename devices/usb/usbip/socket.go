@@ -1,8 +1,10 @@
 package usbip
 
 import (
+	"errors"
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,6 +12,27 @@ import (
 // smallMessage is what may be written by who has it, where a goroutine more
 // would cost more than the write.
 const smallMessage = 32 << 10
+
+// peerTime is how long a peer may be silent, with data on the way or without,
+// before it counts as lost.
+const peerTime = 20 * time.Second
+
+// watchPeer makes a TCP connection notice that its peer has vanished.
+func watchPeer(conn net.Conn) error {
+	c, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	err := c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: peerTime / 4, Interval: peerTime / 4, Count: 3})
+	raw, e := c.SyscallConn()
+	if err = errors.Join(err, e); err != nil {
+		return err
+	}
+	e = raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerTime.Milliseconds()))
+	})
+	return errors.Join(err, e)
+}
 
 // socket is a connection that can be written to without waiting, where it is a
 // bare one.
