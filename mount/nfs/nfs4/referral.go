@@ -81,9 +81,11 @@ func (s *referrals) get(p place) (*referral, error) {
 // close closes the volumes, for good.
 func (s *referrals) close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	errs := make(chan error, len(s.to))
-	for _, r := range s.to {
+	to := s.to
+	s.to = nil
+	s.mu.Unlock()
+	errs := make(chan error, len(to))
+	for _, r := range to {
 		<-r.turn
 		go func() {
 			if r.v == nil {
@@ -94,7 +96,7 @@ func (s *referrals) close() error {
 		}()
 	}
 	var all error
-	for range s.to {
+	for range to {
 		all = errors.Join(all, <-errs)
 	}
 	return all
