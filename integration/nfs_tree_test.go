@@ -15,7 +15,7 @@ import (
 // A walk over many files takes memory for some of them only, where the kernel
 // can be made to forget (Linux 6.18); there are a million with LX_TEST_FULL.
 func TestGaneshaTree(t *testing.T) {
-	folders := 20 // of 200 files each
+	folders := 5 // of 200 files each
 	if full() {
 		folders = 5000
 	}
