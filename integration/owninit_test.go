@@ -22,7 +22,7 @@ func delegatedGroup(t testing.TB) *os.File {
 	if err := unix.Statfs(root, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
 		root = filepath.Join(root, "unified")
 	}
-	dir, err := os.MkdirTemp(root, "lx-test-")
+	dir, err := os.MkdirTemp(root, "test-lx-")
 	if err != nil {
 		t.Fatalf("cannot make a control group of version 2: %v", err)
 	}

@@ -97,7 +97,8 @@ func makeGroups(parent, name string, m ns.Map) (string, error) {
 	for _, dir := range old {
 		removeGroups(dir)
 	}
-	dir := filepath.Join(parent, groupPrefix+name)
+	// Another daemon below parent may have an environment of the same name.
+	dir := filepath.Join(parent, fmt.Sprintf("%s%s-%d", groupPrefix, name, os.Getpid()))
 	for _, d := range []string{dir, filepath.Join(dir, GuestsGroup)} {
 		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", fmt.Errorf("cannot make a control group: %w", err)

@@ -2,6 +2,7 @@ package env
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,12 +84,13 @@ func TestMakeGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	makeFiles(t, filepath.Join(parent, "lx-new"))
+	made := fmt.Sprintf("lx-new-%d", os.Getpid())
+	makeFiles(t, filepath.Join(parent, made))
 	dir, err := makeGroups(parent, "new", m)
-	if err != nil || dir != filepath.Join(parent, "lx-new") {
+	if err != nil || dir != filepath.Join(parent, made) {
 		t.Errorf("%s, %v", dir, err)
 	}
-	for name, want := range map[string]bool{"lx-old": false, "other/lx-x": true, "lx-used/guests": true, "lx-new/guests": true} {
+	for name, want := range map[string]bool{"lx-old": false, "other/lx-x": true, "lx-used/guests": true, made + "/guests": true} {
 		if _, err := os.Stat(filepath.Join(parent, name)); (err == nil) != want {
 			t.Errorf("%s: %v", name, err)
 		}
