@@ -59,7 +59,7 @@ not free in time) or a failure, 2 for wrong usage.`,
 	root.SetErr(errw)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return command.Misused(err) })
 	t := term{in, out, errw}
-	root.AddCommand(newPorts(t), newWho(t), newConflicts(t), newCheck(t), newFree(t), newWait(t), newTop(t), newHistory(t), newPolicy(t), newReserve(t), newRelease(t), newCounters(t), newMetrics(t), command.NewMan("lxnet"))
+	root.AddCommand(newPorts(t), newWho(t), newConflicts(t), newCheck(t), newFree(t), newWait(t), newTop(t), newHistory(t), newPolicy(t), newReserve(t), newRelease(t), newForward(t), newCounters(t), newMetrics(t), command.NewMan("lxnet"))
 	return root
 }
 
