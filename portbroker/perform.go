@@ -133,6 +133,11 @@ func (b *Broker) remap(c *call) (syscall.Errno, error) {
 			return errno, err
 		}
 	}
+	if errno == unix.EACCES && !c.low {
+		if host, err := ThisHost(); err != nil || c.want.Port() >= host.UnprivilegedStart {
+			return errno, nil // for another reason
+		}
+	}
 	reason := fmt.Sprintf("port %d is privileged", c.want.Port())
 	if errno == unix.EADDRINUSE {
 		v, err := b.inTheWay(c, c.want)
