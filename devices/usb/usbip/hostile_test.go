@@ -281,16 +281,11 @@ func TestHostileClient(t *testing.T) {
 	defer end.Close()
 	info := testInfo("/lx/1-1")
 	dial := serve(t, &exports{info: info, dev: end})
-	message := func(h Header, payload ...byte) []byte {
-		var b [HeaderSize]byte
-		h.Put(&b)
-		return append(b[:], payload...)
-	}
 	id := info.deviceID()
 	in := func(seq uint32, size uint32) []byte {
-		return message(Header{Command: CmdSubmit, Seq: seq, Device: id, In: true, Endpoint: 1, Length: size})
+		return wire(Header{Command: CmdSubmit, Seq: seq, Device: id, In: true, Endpoint: 1, Length: size})
 	}
-	configure := message(Header{Command: CmdSubmit, Seq: 1, Device: id, Setup: [8]byte{0, 9, 1}})
+	configure := wire(Header{Command: CmdSubmit, Seq: 1, Device: id, Setup: [8]byte{0, 9, 1}})
 	overlap := make([]byte, 2*IsoPacketSize)
 	binary.BigEndian.PutUint32(overlap[4:], 10)
 	binary.BigEndian.PutUint32(overlap[16:], 5)
@@ -300,14 +295,14 @@ func TestHostileClient(t *testing.T) {
 		many = append(many, in(2+i, MaxTransfer)...)
 	}
 	for name, say := range map[string][]byte{
-		"another device":   message(Header{Command: CmdSubmit, Seq: 1, Device: id + 1, In: true}),
-		"an answer":        message(Header{Command: RetSubmit, Seq: 1, Device: id}),
+		"another device":   wire(Header{Command: CmdSubmit, Seq: 1, Device: id + 1, In: true}),
+		"an answer":        wire(Header{Command: RetSubmit, Seq: 1, Device: id}),
 		"no command":       make([]byte, HeaderSize),
 		"huge":             in(1, MaxTransfer+1),
 		"too much":         many,
 		"twice one number": append(append(append([]byte(nil), configure...), in(2, 5)...), in(2, 5)...),
-		"packets overlap":  message(Header{Command: CmdSubmit, Seq: 1, Device: id, In: true, Endpoint: 4, Length: 10, Packets: 2}, overlap...),
-		"packets outside":  message(Header{Command: CmdSubmit, Seq: 1, Device: id, In: true, Endpoint: 4, Length: 9, Packets: 1}, overlap...),
+		"packets overlap":  wire(Header{Command: CmdSubmit, Seq: 1, Device: id, In: true, Endpoint: 4, Length: 10, Packets: 2}, overlap...),
+		"packets outside":  wire(Header{Command: CmdSubmit, Seq: 1, Device: id, In: true, Endpoint: 4, Length: 9, Packets: 1}, overlap...),
 	} {
 		conn, err := dial(t.Context())
 		if err != nil {
