@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxbridge/lx/devices/usb/usbtest"
 	"github.com/lxbridge/lx/integration/farm"
 )
 
@@ -207,6 +208,28 @@ func TestDevices(t *testing.T) {
 		w.dev("attach", at+"1-1")
 		w.must("fastboot devices | grep -q FB0002")
 	})
+}
+
+// TestDevicesStress has a libusb program keep a device busy, die amid it, and do it again.
+func TestDevicesStress(t *testing.T) {
+	f, at := newFarm(t, farm.Linux)
+	if err := f.Plug("1-1", usbtest.Gadget()); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	t.Cleanup(func() { w.dev("stop") })
+	source, err := os.ReadFile("testdata/usbstress.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("home/usbstress.c", string(source))
+	w.dev("attach", at+"1-1")
+	w.must("gcc -o usbstress usbstress.c -lusb-1.0")
+	w.must("./usbstress 1d50 6001 2")
+	if r := w.sh("exec ./usbstress 1d50 6001 1 kill"); r.code != 128+int(syscall.SIGKILL) {
+		t.Errorf("killed amid its transfers: %v", r)
+	}
+	w.must("./usbstress 1d50 6001 1")
 }
 
 func TestDevicesRefused(t *testing.T) {

@@ -124,10 +124,12 @@ func (b *broker) removeAll(ctx context.Context, mounts []env.Mount) {
 	var errs []error
 	for _, m := range mounts {
 		for _, p := range m.Places {
-			errs = append(errs, b.init.Remove(ctx, p.Target))
+			if err := b.init.Remove(ctx, p.Target); !errors.Is(err, os.ErrNotExist) { // init has ended, and its mounts
+				errs = append(errs, err)
+			}
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
 		b.log.Warn("mounts of another process", "err", err)
 	}
 }

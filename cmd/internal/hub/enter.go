@@ -23,8 +23,9 @@ const (
 
 // entry is an environment in which the devices are shown.
 type entry struct {
-	done chan struct{} // closed when they are in place, or cannot be
-	err  error         // why; set before done is closed
+	keeper int           // its process: another environment of the name has another
+	done   chan struct{} // closed when they are in place, or cannot be
+	err    error         // why; set before done is closed
 }
 
 // mounts are what environments get, and where.
@@ -53,18 +54,21 @@ func (h *hub) enterAll() {
 
 // enter shows the devices in an environment as long as it runs.
 func (h *hub) enter(name string) *entry {
+	keeper, _ := h.dirs.Process(name)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if e, ok := h.entered[name]; ok || h.life.Err() != nil {
+	if e, ok := h.entered[name]; ok && e.keeper == keeper || h.life.Err() != nil {
 		return e
 	}
-	e := &entry{done: make(chan struct{})}
+	e := &entry{keeper: keeper, done: make(chan struct{})}
 	h.entered[name] = e
 	h.wg.Go(func() {
 		h.stay(h.life, name, e)
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.entered, name)
+		if h.entered[name] == e {
+			delete(h.entered, name)
+		}
 	})
 	return e
 }
@@ -77,11 +81,10 @@ func (h *hub) stay(ctx context.Context, name string, e *entry) {
 	defer tell(env.ErrNotRunning)
 	var servers serving
 	defer servers.wait()
-	keeper, tries := 0, 0
+	tries := 0
 	for delay := firstRetry; ; delay = min(2*delay, maxRetry) {
-		if pid, _ := h.dirs.Process(name); pid != keeper { // another environment of that name
-			servers.wait()
-			keeper = pid
+		if keeper, _ := h.dirs.Process(name); keeper != e.keeper {
+			return
 		}
 		conn, err := env.ServeMounts(ctx, h.dirs, name, mounts(), servers.alive(), func(i, fd int) { servers.add(ctx, h, i, fd) })
 		switch {
