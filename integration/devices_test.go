@@ -212,7 +212,7 @@ func TestDevices(t *testing.T) {
 
 // TestDevicesStress has a libusb program keep a device busy, die amid it, and do it again.
 func TestDevicesStress(t *testing.T) {
-	f, at := newFarm(t, farm.Linux)
+	f, at := newFarm(t, farm.Windows)
 	if err := f.Plug("1-1", usbtest.Gadget()); err != nil {
 		t.Fatal(err)
 	}

@@ -371,7 +371,7 @@ func (d *Device) importAgain(ctx context.Context) error {
 	l := d.link.Load()
 	l.fail(errors.New("the device is reset"))
 	<-l.done
-	err := d.connect(ctx)
+	err := d.connectWhenFree(ctx)
 	d.mu.Lock()
 	d.resetting = false
 	d.mu.Unlock()
@@ -387,6 +387,23 @@ func (d *Device) importAgain(ctx context.Context) error {
 	d.settings.Configure(d.settings.Active)
 	d.link.Load().setEndpoints(d.settings.Endpoints())
 	return nil
+}
+
+// connectWhenFree waits until the server has noticed that the device was let go.
+func (d *Device) connectWhenFree(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	for {
+		err := d.connect(ctx)
+		if !errors.Is(err, StatusBusy) {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // same makes sure that the device is the one it was.
