@@ -143,11 +143,26 @@ func TestGaneshaStale(t *testing.T) {
 	}
 }
 
-// Owners: whose files they are at the server, whatever the ids are inside.
+// Owners: whose files they are at the server, whatever the ids are inside: those
+// of root, a single one, and those of subuid(5).
 func TestGaneshaOwners(t *testing.T) {
+	if runAs.uid == 0 {
+		nfsOwners(t, 1)
+		return
+	}
+	t.Run("single", func(t *testing.T) { nfsOwners(t, 1) })
+	t.Run("subuids", func(t *testing.T) {
+		withSubuids(t)
+		nfsOwners(t, 2)
+	})
+}
+
+// nfsOwners is TestGaneshaOwners with a map of so many ranges of ids.
+func nfsOwners(t *testing.T, ranges int) {
 	w := newWorld(t)
 	s := w.nfs(nfstest.Options{})
 	w.hold()
+	same(t, "ranges of ids", w.must("wc -l </proc/self/uid_map"), fmt.Sprint(ranges))
 	for _, uid := range []int{0, 1000, 4242} {
 		s.put(nfstest.Data, fmt.Sprintf("open-%d", uid), "x", 0o666, uid)
 		s.put(nfstest.Data, fmt.Sprintf("own-%d", uid), "x", 0o600, uid)
