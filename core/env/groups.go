@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -87,15 +89,48 @@ const (
 	GuestsGroup = "guests" // in it: init's, which a distribution's own init divides
 )
 
-// makeGroups makes the groups of the environment name below parent, for root of
-// m, and forgets those of environments that have ended.
-func makeGroups(parent, name string, m ns.Map) (string, error) {
-	old, err := filepath.Glob(filepath.Join(escapeGlob(parent), groupPrefix+"*"))
-	if err != nil {
-		return "", fmt.Errorf("cannot list control groups: %w", err)
+// making is held from the making of groups until the keeper is in them: they are
+// not swept meanwhile.
+var making sync.Mutex
+
+// startInGroups starts the keeper in groups of its environment, if it is to have some.
+func (c *Config) startInGroups(cmd *exec.Cmd) (err error) {
+	if c.Groups == "" {
+		return cmd.Start()
 	}
-	for _, dir := range old {
-		removeGroups(dir)
+	making.Lock()
+	defer making.Unlock()
+	if c.Group, err = makeGroups(c.Groups, c.Name, c.Map); err != nil {
+		return err
+	}
+	return InGroup(c.Group, cmd.SysProcAttr, cmd.Start)
+}
+
+// SweepGroups removes what environments that have ended left below parent.
+func SweepGroups(parent string) error {
+	making.Lock()
+	defer making.Unlock()
+	return sweepGroups(parent)
+}
+
+func sweepGroups(parent string) error {
+	list, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("cannot list control groups: %w", err)
+	}
+	for _, e := range list {
+		dir := filepath.Join(parent, e.Name())
+		if strings.HasPrefix(e.Name(), groupPrefix) && !populated(dir) {
+			removeGroups(dir)
+		}
+	}
+	return nil
+}
+
+// makeGroups makes the groups of the environment name below parent, for root of m.
+func makeGroups(parent, name string, m ns.Map) (string, error) {
+	if err := sweepGroups(parent); err != nil {
+		return "", err
 	}
 	// Another daemon below parent may have an environment of the same name.
 	dir := filepath.Join(parent, fmt.Sprintf("%s%s-%d", groupPrefix, name, os.Getpid()))
@@ -130,6 +165,12 @@ func InGroup(dir string, attr *syscall.SysProcAttr, start func() error) error {
 	return start()
 }
 
+// populated says whether a process is in the group or in one below.
+func populated(dir string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+	return err == nil && bytes.Contains(b, []byte("populated 1"))
+}
+
 // removeGroups removes a group and those in it, but for what has processes.
 func removeGroups(dir string) {
 	list, _ := os.ReadDir(dir) // one that is gone has none
@@ -139,8 +180,4 @@ func removeGroups(dir string) {
 		}
 	}
 	_ = unix.Rmdir(dir) // EBUSY: in use
-}
-
-func escapeGlob(s string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
 }

@@ -76,8 +76,8 @@ func TestMakeGroups(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	used := filepath.Join(parent, "lx-used", "guests")
-	if err := errors.Join(os.MkdirAll(used, 0o755), os.WriteFile(filepath.Join(used, "process"), nil, 0o644)); err != nil {
+	used := filepath.Join(parent, "lx-used")
+	if err := errors.Join(os.MkdirAll(filepath.Join(used, "guests"), 0o755), os.WriteFile(filepath.Join(used, "cgroup.events"), []byte("populated 1\nfrozen 0\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	m, err := ns.Choose(ns.Single)

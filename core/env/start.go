@@ -119,12 +119,6 @@ func Running(ctx context.Context, d Dirs, name string) bool {
 }
 
 func launch(ctx context.Context, cfg Config) error {
-	var err error
-	if cfg.Groups != "" {
-		if cfg.Group, err = makeGroups(cfg.Groups, cfg.Name, cfg.Map); err != nil {
-			return fmt.Errorf("cannot start environment %s: %w", cfg.Name, err)
-		}
-	}
 	logFile, err := OpenLog(cfg.Dirs.Log(cfg.Name))
 	if err != nil {
 		return err
@@ -153,7 +147,7 @@ func launch(ctx context.Context, cfg Config) error {
 	cmd.Dir, cmd.Env = "/", cfg.Environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS}
 	mapless := !cfg.Privileged && cfg.Map.Birth(cmd.SysProcAttr)
-	err = InGroup(cfg.Group, cmd.SysProcAttr, cmd.Start)
+	err = cfg.startInGroups(cmd)
 	configR.Close()
 	readyW.Close()
 	if err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/lxbridge/lx/cmd/internal/api"
@@ -98,6 +99,11 @@ func (d *daemon) lookAfter(ctx context.Context, name string, start bool) {
 		if err := d.dirs.Ended(ctx, name, pid); err != nil && ctx.Err() == nil {
 			d.log.Warn("cannot watch", "environment", name, "err", err)
 			return
+		}
+		if group, err := env.DelegatedGroup(os.Getpid()); err == nil {
+			if err := env.SweepGroups(group); err != nil {
+				d.log.Warn("left behind", "environment", name, "err", err)
+			}
 		}
 		r, err := d.store.Get(name)
 		if _, crashed := d.dirs.Process(name); ctx.Err() != nil || err != nil || !d.wanted(r) || !crashed {
