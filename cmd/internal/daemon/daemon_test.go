@@ -38,6 +38,7 @@ func newDaemon(t *testing.T) *daemon {
 	if err := errors.Join(os.MkdirAll(dir+"/root", 0o700), os.WriteFile(dir+"/record.json", []byte(`{"version":1,"map":"single"}`), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	d.reserve = newReserver(d)
 	return d
 }
 
