@@ -110,6 +110,9 @@ func runExport(ctx context.Context, o exportOptions, args []string, out, errw io
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w", err)
 	}
+	if a, ok := l.Addr().(*net.TCPAddr); o.plain && ok && !a.IP.IsLoopback() {
+		server.Log.Warn("whoever reaches this address has the devices, and who is in between hears and says what he likes")
+	}
 	if _, err := fmt.Fprintf(out, "listening on %s\n", l.Addr()); err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/cmd/internal/command"
+	"github.com/lxbridge/lx/devices/usb"
 	"github.com/lxbridge/lx/devices/usb/host"
 	"github.com/lxbridge/lx/devices/usb/remote"
 	"github.com/lxbridge/lx/devices/usb/secure"
@@ -25,7 +26,7 @@ const (
 // attachment is a place whose device is to be there: whenever it goes it is looked for.
 type attachment struct {
 	address string
-	options api.AttachOptions
+	options usbip.Options
 	dial    usbip.Dialer
 	busID   string
 	cancel  context.CancelFunc
@@ -63,7 +64,10 @@ func (h *hub) attach(ctx context.Context, o api.AttachOptions) (*attachment, err
 	}
 	address := parsed.String()
 	life, cancel := context.WithCancel(h.life)
-	a := &attachment{address: address, options: o, dial: dial, busID: parsed.BusID, cancel: cancel, done: make(chan struct{})}
+	options := usbip.Options{EarlyBulkOut: o.EarlyOut, Stalled: func(ep usb.Address, d time.Duration) {
+		h.log.Warn("the device takes nothing", "device", address, "endpoint", fmt.Sprintf("%#02x", uint8(ep)), "for", d)
+	}}
+	a := &attachment{address: address, options: options, dial: dial, busID: parsed.BusID, cancel: cancel, done: make(chan struct{})}
 	h.mu.Lock()
 	if h.life.Err() != nil {
 		h.mu.Unlock()
@@ -100,7 +104,7 @@ func (h *hub) keys() (*secure.Store, error) { return secure.OpenStore(h.dirs.Key
 
 // connect brings the device, to the port that it had before if that is free.
 func (a *attachment) connect(ctx context.Context, h *host.Host) error {
-	dev, err := usbip.Attach(ctx, a.dial, a.busID, usbip.Options{EarlyBulkOut: a.options.EarlyOut})
+	dev, err := usbip.Attach(ctx, a.dial, a.busID, a.options)
 	var d *host.Device
 	if err == nil {
 		d, err = h.Attach(ctx, dev, a.port)
