@@ -47,6 +47,15 @@ var servers = []struct{ name, script, process string }{
 	{"python http.server", "exec python3 -m http.server $P", "python3"},
 	{"node", `exec node -e 'require("http").createServer((q,r)=>r.end("hello")).listen(process.env.P)'`, "node"},
 	{"net/http", "", "helper"},
+	{"nginx with proxy_pass", `mkdir -p ng; cat >ng/conf <<EOF
+daemon off; user root root; pid $PWD/ng/pid; events {}
+http {
+	access_log off; client_body_temp_path $PWD/ng/b; proxy_temp_path $PWD/ng/p; fastcgi_temp_path $PWD/ng/f; uwsgi_temp_path $PWD/ng/u; scgi_temp_path $PWD/ng/s;
+	server { listen 127.0.0.1:$P; location / { proxy_pass http://127.0.0.2:$P; } }
+	server { listen 127.0.0.2:$P; location / { return 200 hello; } }
+}
+EOF
+exec nginx -e stderr -c $PWD/ng/conf`, "nginx"},
 	{"asyncio", `exec python3 -c '
 import asyncio, os
 async def hello(r, w):

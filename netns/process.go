@@ -46,7 +46,8 @@ func (p *Process) Program() string {
 // EnvironmentVar names the lx environment that a session's processes live in.
 const EnvironmentVar = "LX_ENVIRONMENT"
 
-// The names of lx's own processes, by which an environment is recognised.
+// initName is the first argument of an environment's first process; the second
+// is the environment's name.
 const initName = "lx-init"
 
 // ReadName tells the id, user and program of a process, by the id of any of
@@ -229,8 +230,8 @@ func (p *Process) settle(known map[int]*Process) {
 				return
 			}
 			a = &read
-			if a.Environment == "" && len(a.Args) > 0 && a.Args[0] == initName {
-				a.Environment = "lx"
+			if a.Environment == "" && len(a.Args) == 2 && a.Args[0] == initName {
+				a.Environment = a.Args[1]
 			}
 			known[pid] = a
 		}

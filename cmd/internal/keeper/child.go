@@ -38,6 +38,10 @@ func (k *keeper) spawn(role string, attr *syscall.SysProcAttr, config any) (chil
 	defer configR.Close()
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", k.exe.Fd()))
 	cmd.Args = []string{role}
+	if role == env.RoleInit {
+		// By its name the environment is known of programs that write over their variables.
+		cmd.Args = append(cmd.Args, k.cfg.Name)
+	}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if role == env.RoleInit && k.cfg.Root != nil {
 		// Guests can open what their first process has open, and read its variables:
