@@ -87,6 +87,7 @@ func random(n int) []byte {
 
 // TestDevices has unmodified programs use devices of another machine.
 func TestDevices(t *testing.T) {
+	t.Parallel()
 	f, at := newFarm(t, farm.Linux)
 	phone, dfu, adb := &farm.Fastboot{Serial: "FB0001"}, &farm.DFU{Serial: "DFU0001"}, &farm.ADB{Serial: "ADB0001", Shell: func(command string) []byte { return []byte("ran " + command) }}
 	if err := errors.Join(f.Plug("1-1", phone.Spec()), f.Plug("1-2", dfu.Spec()), f.Plug("1-3", adb.Spec())); err != nil {
