@@ -1,6 +1,7 @@
 package volumetest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -26,24 +27,22 @@ func withUmask(mask int, f func()) {
 	f()
 }
 
-// unprivileged runs f without CAP_FSETID.
+// unprivileged runs f without CAP_FSETID. The thread gets it back and lives on:
+// processes that it has started may be told to die with it.
 func unprivileged(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // which ends with the goroutine
-		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var caps [2]unix.CapUserData
-		err := unix.Capget(&hdr, &caps[0])
-		if err == nil {
-			caps[0].Effective &^= 1 << unix.CAP_FSETID
-			err = unix.Capset(&hdr, &caps[0])
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &had[0]); err != nil {
+		return err
+	}
+	less := had
+	less[0].Effective &^= 1 << unix.CAP_FSETID
+	if err := unix.Capset(&hdr, &less[0]); err != nil {
+		return err
+	}
+	return errors.Join(f(), unix.Capset(&hdr, &had[0]))
 }
 
 // modeTests are for file systems that keep modes and owners. Where this process
