@@ -213,7 +213,7 @@ func TestDevices(t *testing.T) {
 
 // TestDevicesStress has a libusb program keep a device busy, die amid it, and do it again.
 func TestDevicesStress(t *testing.T) {
-	f, at := newFarm(t, farm.Windows)
+	f, at := newFarm(t, farm.Linux)
 	if err := f.Plug("1-1", usbtest.Gadget()); err != nil {
 		t.Fatal(err)
 	}
@@ -231,6 +231,15 @@ func TestDevicesStress(t *testing.T) {
 		t.Errorf("killed amid its transfers: %v", r)
 	}
 	w.must("./usbstress 1d50 6001 1")
+
+	// A server that notices late that a device was given back.
+	f, at = newFarm(t, farm.Windows)
+	if err := f.Plug("1-1", usbtest.Gadget()); err != nil {
+		t.Fatal(err)
+	}
+	w.dev("detach", "200-1")
+	w.dev("attach", at+"1-1")
+	w.must("for i in 1 2 3 4 5; do usbreset 1d50:6001 || exit; done")
 }
 
 func TestDevicesRefused(t *testing.T) {

@@ -32,12 +32,13 @@ type attachment struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when it has ended
 
-	mu    sync.Mutex // guards what follows
-	dev   *host.Device
-	port  int
-	times int
-	since time.Time
-	err   error
+	mu     sync.Mutex // guards what follows
+	dev    *host.Device
+	remote *usbip.Device // the same
+	port   int
+	times  int
+	since  time.Time
+	err    error
 }
 
 // parseAddress reads a device's address.
@@ -115,7 +116,7 @@ func (a *attachment) connect(ctx context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
-	a.dev, a.port, a.since = d, d.Port, time.Now()
+	a.dev, a.remote, a.port, a.since = d, dev, d.Port, time.Now()
 	a.times++
 	return nil
 }
@@ -125,8 +126,9 @@ func (a *attachment) keep(ctx context.Context, h *hub) {
 	for {
 		select {
 		case <-a.dev.Gone():
-			a.lose(errors.New("the device has gone"))
-			h.log.Info("gone", "device", a.address)
+			err := fmt.Errorf("the device has gone: %w", a.remote.Err())
+			a.lose(err)
+			h.log.Warn("gone", "device", a.address, "err", err)
 		case <-ctx.Done():
 			if err := a.dev.Detach(); err != nil {
 				h.log.Warn("detach", "device", a.address, "err", err)
