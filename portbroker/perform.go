@@ -154,6 +154,9 @@ func (b *Broker) remap(c *call) (syscall.Errno, error) {
 		}
 	}
 	for _, place := range b.places(c, errno) {
+		if b.rule(c.socket, place.Port()).Policy == config.PortDeny {
+			continue
+		}
 		c.sa = readdress(c.sa, place)
 		other, err := c.try()
 		switch {

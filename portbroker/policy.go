@@ -34,16 +34,6 @@ func (p Policy) Rule(protocol netns.Protocol, port uint16) config.PortRule {
 	return share
 }
 
-// Remaps says whether any port may become another.
-func (p Policy) Remaps() bool {
-	for _, r := range p {
-		if r.Policy == config.PortRemap {
-			return true
-		}
-	}
-	return false
-}
-
 // maxRules bounds a file of rules, in bytes.
 const maxRules = 1 << 20
 

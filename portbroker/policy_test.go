@@ -25,6 +25,7 @@ const (
 	remapPort  = testPort + 320
 	fullPort   = testPort + 330 // remapped to where the guest itself is
 	toPort     = testPort + 340 // remapped by to=
+	passPort   = 8350           // remapped, with the next place denied
 )
 
 func ports(text string) config.PortRange {
@@ -83,6 +84,7 @@ func guestPolicies(args []string) int {
 	ask("privileged", unix.AF_INET, tcp, "0.0.0.0", 80)
 	ask("privileged v6", unix.AF_INET6, tcp, "", 81)
 	ask("to", unix.AF_INET, tcp, "0.0.0.0", toPort)
+	ask("past what is denied", unix.AF_INET, udp, "0.0.0.0", passPort)
 	ask("to is taken", unix.AF_INET, udp, "0.0.0.0", toPort)
 	return say(args[0], a)
 }
@@ -127,12 +129,15 @@ func TestPolicies(t *testing.T) {
 	hold("0.0.0.0", netns.TCP, toPort)
 	hold("0.0.0.0", netns.UDP, toPort)
 	hold("0.0.0.0", netns.UDP, toPort+5)
+	hold("0.0.0.0", netns.UDP, passPort)
 	policy := policyOf(
 		config.PortRule{Ports: ports(fmt.Sprintf("tcp/%d-%d", deniedPort, deniedPort+9)), Policy: config.PortDeny, Why: "ask anna"},
 		config.PortRule{Ports: ports(fmt.Sprintf("%d-%d", waitPort, waitPort+9)), Policy: config.PortWait},
 		config.PortRule{Ports: ports(fmt.Sprintf("%d-%d", remapPort, remapPort+9)), Policy: config.PortRemap},
 		config.PortRule{Ports: at(fullPort), Policy: config.PortRemap},
 		config.PortRule{Ports: ports("80-81"), Policy: config.PortRemap},
+		config.PortRule{Ports: at(passPort), Policy: config.PortRemap},
+		config.PortRule{Ports: at(passPort + takenStep), Policy: config.PortDeny},
 		config.PortRule{Ports: at(toPort), Policy: config.PortRemap, To: toPort + 5},
 	)
 	var said []string
@@ -150,7 +155,7 @@ func TestPolicies(t *testing.T) {
 		"remapped": v4(remapPort + takenStep), "its own": "EADDRINUSE", "remapped v6": fmt.Sprintf("[::]:%d", remapPort+takenStep),
 		"remapped loopback": fmt.Sprintf("%s:%d", OwnLoopback("debian"), fullPort),
 		"free":              v4(remapPort + 1), "its own again": "EADDRINUSE", "privileged": v4(8080), "privileged v6": "[::]:8081",
-		"to": v4(toPort + 5), "to is taken": "EADDRINUSE",
+		"to": v4(toPort + 5), "to is taken": "EADDRINUSE", "past what is denied": v4(passPort + 2*takenStep),
 	}
 	if a["the kernel's choice"] == "" || strings.HasPrefix(a["the kernel's choice"], "E") {
 		t.Errorf("the kernel's choice: %s", a["the kernel's choice"])
@@ -208,7 +213,7 @@ func TestRules(t *testing.T) {
 	if err != nil || len(rules) != 1 || rules[0].Policy != config.PortDeny {
 		t.Errorf("%+v, %v", rules, err)
 	}
-	if p := Policy(rules); p.Rule(netns.MPTCP, 80).Policy != config.PortDeny || p.Rule(netns.UDP, 81).Policy != config.PortShare || p.Remaps() {
+	if p := Policy(rules); p.Rule(netns.MPTCP, 80).Policy != config.PortDeny || p.Rule(netns.UDP, 81).Policy != config.PortShare {
 		t.Errorf("%+v", p)
 	}
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
