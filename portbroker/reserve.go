@@ -111,8 +111,7 @@ func past(reservation, s int, f func() syscall.Errno) syscall.Errno {
 		return unix.EADDRINUSE
 	}
 	errno := f()
-	set(reservation, 0)
-	set(s, had)
+	_, _ = set(reservation, 0), set(s, had) // as before, it cannot fail
 	return errno
 }
 
