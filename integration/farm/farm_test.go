@@ -461,17 +461,17 @@ func TestBootROM(t *testing.T) {
 		files := map[string][]byte{"config.txt": []byte("arm_64bit=1\n"), "start4.elf": image(300_000)}
 		for {
 			m := read(260)
-			name := string(bytes.TrimRight(m[4:], "\x00"))
+			name := bytes.TrimRight(m[4:], "\x00")
 			switch binary.LittleEndian.Uint32(m) {
 			case romFileSize:
-				if data, ok := files[name]; ok {
+				if data, ok := files[string(name)]; ok {
 					write(binary.LittleEndian.AppendUint32(nil, uint32(len(data))))
 				} else {
 					write(nil)
 				}
 				continue
 			case romReadFile:
-				write(files[name])
+				write(files[string(name)])
 				continue
 			}
 			break

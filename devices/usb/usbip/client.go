@@ -120,8 +120,7 @@ func Attach(ctx context.Context, dial Dialer, busID string, o Options) (*Device,
 	d := &Device{dial: dial, busID: busID, options: o, gone: make(chan struct{})}
 	d.life, d.cancel = context.WithCancel(context.Background())
 	if err := d.attach(ctx); err != nil {
-		d.Close()
-		return nil, fmt.Errorf("cannot attach %s: %w", busID, err)
+		return nil, errors.Join(fmt.Errorf("cannot attach %s: %w", busID, err), d.Close())
 	}
 	return d, nil
 }
