@@ -231,8 +231,12 @@ func TestPortsReserved(t *testing.T) {
 	reserved("after small has let go")
 
 	// A daemon that is killed leaves the port to the broker, and the next goes on with it.
-	hold := w.startOpen("-d", "small", "cat")
+	hold := w.startOpen("-d", "small", "sh", "-c", "echo up; exec cat")
 	defer hold.in.Close()
+	hold.says("up")
+	if r := w.lxnet("reserve", "small", port, "--why", "the shop"); r.code != 0 { // the broker has its copy when this returns
+		t.Fatal(r)
+	}
 	pid := w.ok("daemon", "status", "--json")
 	var status struct{ PID int }
 	if err := json.Unmarshal([]byte(pid), &status); err != nil {
