@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,8 +147,8 @@ func newDoor(o exportOptions, log *slog.Logger, out io.Writer) (*secure.Door, er
 		if err != nil {
 			return nil, err
 		}
-		if len(peers) == 0 {
-			return nil, command.WithHint(errors.New("no machine was paired with, so none could come"), "lxdev export --pair RULE...")
+		if !slices.ContainsFunc(peers, secure.Peer.IsClient) {
+			return nil, command.WithHint(errors.New("no machine was paired with by lxdev export --pair, so none could come"), "lxdev export --pair RULE...")
 		}
 		return door, nil
 	}

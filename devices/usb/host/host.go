@@ -107,7 +107,7 @@ func (h *Host) attach(ctx context.Context, dev usb.Device, port int) (*Device, e
 	return d, nil
 }
 
-// place finds a number and a port, from the port first. h.mu is held.
+// place finds a number and a port, from the port first and around. h.mu is held.
 func (h *Host) place(d *Device, first int) error {
 	numbers, ports := map[int]bool{}, map[int]bool{}
 	for _, o := range h.devices {
@@ -122,9 +122,14 @@ func (h *Host) place(d *Device, first int) error {
 			break
 		}
 	}
-	for d.Port = first; ports[d.Port]; d.Port++ {
+	d.Port = first
+	for range Ports {
+		if !ports[d.Port] {
+			break
+		}
+		d.Port = d.Port%Ports + 1
 	}
-	if d.Number == 0 || d.Port > Ports {
+	if d.Number == 0 || ports[d.Port] {
 		return fmt.Errorf("cannot attach a device: bus %d is full", d.Bus)
 	}
 	h.last[d.Bus] = d.Number

@@ -84,8 +84,8 @@ func TestPlaces(t *testing.T) {
 
 func TestFull(t *testing.T) {
 	h := newHost(t)
-	for range Ports {
-		plug(t, h, 0)
+	for range Ports { // the last one, then from the first
+		plug(t, h, Ports)
 	}
 	e, err := emul.New(usbtest.Gadget())
 	if err != nil {

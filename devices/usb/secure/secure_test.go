@@ -189,6 +189,16 @@ func TestPairing(t *testing.T) {
 	if list(other) == nil {
 		t.Error("a stranger is let in")
 	}
+	// That an exporter is known to us gives it nothing of ours.
+	if err := errors.Join(e.door.Store.Trust(other.Own(), "lab"), other.Trust(f, "127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	if list(other) == nil {
+		t.Error("an exporter is let in as a client")
+	}
+	if err := e.door.Store.Forget("lab"); err != nil {
+		t.Fatal(err)
+	}
 	// Another exporter at that address is not taken for this one.
 	if err := client.Trust(other.Own(), "127.0.0.1"); err != nil {
 		t.Fatal(err)

@@ -128,6 +128,13 @@ type Peer struct {
 	Name        string // as this side calls it
 }
 
+// clientMark is in the names of clients, and in no host's.
+const clientMark = "#"
+
+// IsClient says whether the peer came to pair with an export of ours, so that it may
+// have what we give. The others are exporters that we went to: they get nothing.
+func (p Peer) IsClient() bool { return strings.Contains(p.Name, clientMark) }
+
 // Peers are those that are trusted.
 func (s *Store) Peers() ([]Peer, error) {
 	b, err := os.ReadFile(filepath.Join(s.dir, peersFile))
@@ -150,12 +157,12 @@ func (s *Store) Peers() ([]Peer, error) {
 	return list, lines.Err()
 }
 
-// trusts tells whether a peer was paired with; name, where it is not empty, is what it
-// must be called.
+// trusts tells whether a peer was paired with: as an exporter of that name or, where
+// name is empty, as a client.
 func (s *Store) trusts(f Fingerprint, name string) (bool, error) {
 	list, err := s.Peers()
 	for _, p := range list {
-		if p.Fingerprint == f && (name == "" || p.Name == name) {
+		if p.Fingerprint == f && (p.Name == name || name == "" && p.IsClient()) {
 			return true, nil
 		}
 	}

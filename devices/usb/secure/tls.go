@@ -127,7 +127,7 @@ func (d *Door) Welcome(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	if err != nil {
 		name = raw.RemoteAddr().Network()
 	}
-	if err := d.Store.Trust(f, name+"#"+f.String()[:8]); err != nil {
+	if err := d.Store.Trust(f, name+clientMark+f.String()[:8]); err != nil {
 		return nil, err
 	}
 	if d.Paired != nil {

@@ -159,14 +159,18 @@ func (f *file) next(ctx context.Context, wait bool) (*async, syscall.Errno) {
 		}
 		idle, change := len(f.pending) == 0, f.change
 		f.mu.Unlock()
+		end := f.dev.Gone()
 		switch {
 		case gone && idle:
 			return nil, syscall.ENODEV
 		case !wait:
 			return nil, syscall.EAGAIN
+		case gone:
+			end = nil // only URBs are waited for
 		}
 		select {
 		case <-change:
+		case <-end:
 		case <-ctx.Done():
 			return nil, syscall.EINTR
 		}
@@ -245,9 +249,9 @@ func (f *file) close() {
 const maxInterfaces = 32
 
 func (f *file) poll(kh uint64, schedule bool) (events uint32) {
-	gone := f.gone()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	gone := f.gone() // by now wake finds kh, or the device is seen to be gone
 	if f.writable && len(f.finished) > 0 {
 		events |= unix.POLLOUT | pollWRNorm
 	}

@@ -330,6 +330,45 @@ func TestHostileClient(t *testing.T) {
 	}
 }
 
+// TestPacketsCount: transfers of many packets count though they have no bytes.
+func TestPacketsCount(t *testing.T) {
+	s := &session{pending: map[uint32]*answer{}}
+	var last *answer
+	for seq := uint32(1); ; seq++ {
+		a, err := s.admit(seq, 0, MaxIsoPackets)
+		if err != nil {
+			break
+		}
+		if last = a; s.buffered > maxBuffered || seq > maxOutstanding {
+			t.Fatalf("%d transfers of %d packets are let in", seq, MaxIsoPackets)
+		}
+	}
+	s.recycle(last)
+	if _, err := s.admit(0, 0, MaxIsoPackets); err != nil {
+		t.Errorf("what has been sent counts still: %v", err)
+	}
+}
+
+// TestPacketsThatNeverCame: packets of an answer that contradicts itself have no data,
+// for whoever had the buffer before has left his there.
+func TestPacketsThatNeverCame(t *testing.T) {
+	d, p := attachPuppet(t, "/sys/x", Options{})
+	if err := d.SetInterface(t.Context(), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	u := &usb.URB{Kind: usb.Isochronous, Endpoint: usbtest.IsoIn, Buffer: make([]byte, 16), Packets: []usb.Packet{{Length: 8}, {Offset: 8, Length: 8}}}
+	done := watched(t, d, u)
+	h := <-p.got
+	descriptors := make([]byte, 2*IsoPacketSize)
+	(&IsoPacket{Length: 8, ActualLength: 8}).Put(descriptors)
+	(&IsoPacket{Offset: 8, Length: 8}).Put(descriptors[IsoPacketSize:])
+	go p.send(Header{Command: RetSubmit, Seq: h.Seq, Packets: 2}, descriptors)
+	<-done
+	if u.Status != syscall.ESHUTDOWN || u.Packets[0].Actual != 0 {
+		t.Errorf("the URB ends with %v and %d bytes in its first packet", u.Status, u.Packets[0].Actual)
+	}
+}
+
 func isTimeout(err error) bool {
 	var e net.Error
 	return errors.As(err, &e) && e.Timeout()

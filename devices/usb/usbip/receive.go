@@ -120,7 +120,11 @@ func (l *link) submitted(h *Header, r *reader) error {
 	}
 	var err error
 	if packets != nil {
-		err = spread(u, packets, int(h.Length))
+		if err = spread(u, packets, int(h.Length)); err != nil {
+			for i := range u.Packets { // what they say may never have come
+				u.Packets[i].Actual = 0
+			}
+		}
 	}
 	if err == nil {
 		u.StartFrame = int(h.StartFrame)

@@ -78,16 +78,22 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 		log.Warn("cannot watch over the connection", "error", err)
 		return
 	}
-	if s.Welcome != nil {
-		inner, err := s.Welcome(ctx, conn)
-		if err != nil {
-			log.Warn("refused", "error", err)
-		}
-		if inner == nil || err != nil {
-			return
-		}
-		conn = inner
+	if s.Welcome == nil {
+		s.talk(ctx, conn, log)
+		return
 	}
+	inner, err := s.Welcome(ctx, conn)
+	if err != nil {
+		log.Warn("refused", "error", err)
+		return
+	}
+	if inner != nil {
+		s.talk(ctx, inner, log)
+	}
+}
+
+// talk does what the client asks for.
+func (s *Server) talk(ctx context.Context, conn net.Conn, log *slog.Logger) {
 	_ = conn.SetDeadline(time.Now().Add(answerTime)) // one that cannot be set is closed: reading says so
 	r := bufio.NewReaderSize(conn, readSize)
 	q, err := readRequest(r)

@@ -23,6 +23,8 @@ const (
 	// goneTime is how long a client may take to take the last answers of a
 	// device that is gone.
 	goneTime = time.Second
+	// packetCost is what an isochronous packet takes beside its bytes.
+	packetCost = 64
 	// keptBuffer is the largest buffer that is kept for the next transfer.
 	keptBuffer = 512 << 10
 )
@@ -44,7 +46,7 @@ type session struct {
 	idle     bool               // the writer waits
 	rest     []byte             // of an answer that was begun, to be sent first
 	pieces   net.Buffers        // scratch of send
-	buffered int                // bytes of both
+	buffered int                // what both cost
 	ended    bool               // the client is gone: nothing is sent any more
 	gone     bool               // the device is: what it has done is sent still
 	free     []*answer
@@ -59,6 +61,7 @@ type answer struct {
 	unlink  uint32 // Seq of the cancellation to answer as well; 0: none
 	wire    [2 * HeaderSize]byte
 	packets []byte // isochronous descriptors of the reply
+	cost    int    // its share of buffered
 }
 
 // export serves the device until the client or the device leaves; it tells which.
@@ -156,15 +159,16 @@ func (s *session) read(ctx context.Context, r *bufio.Reader) error {
 	}
 }
 
-// admit makes an answer with a buffer of size bytes, unless the client has
-// too much outstanding.
-func (s *session) admit(seq uint32, size int) (*answer, error) {
+// admit makes an answer with a buffer of size bytes and room for packets, unless the
+// client has too much outstanding.
+func (s *session) admit(seq uint32, size, packets int) (*answer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone {
 		return nil, syscall.ENODEV
 	}
-	if s.buffered+size > maxBuffered || len(s.pending)+len(s.done) >= maxOutstanding {
+	cost := size + packets*packetCost
+	if s.buffered+cost > maxBuffered || len(s.pending)+len(s.done) >= maxOutstanding {
 		return nil, fmt.Errorf("%w: it has over %d MiB or %d transfers outstanding", errProtocol, maxBuffered>>20, maxOutstanding)
 	}
 	if s.pending[seq] != nil {
@@ -180,15 +184,15 @@ func (s *session) admit(seq uint32, size int) (*answer, error) {
 	if cap(a.urb.Buffer) < size {
 		a.urb.Buffer = make([]byte, size)
 	}
-	s.buffered += size
+	s.buffered += cost
 	a.urb = usb.URB{Buffer: a.urb.Buffer[:size], Packets: a.urb.Packets[:0], Complete: a.urb.Complete}
-	a.unlink = 0
+	a.unlink, a.cost = 0, cost
 	return a, nil
 }
 
 // submit reads the rest of a submission and hands it to the device.
 func (s *session) submit(ctx context.Context, h *Header, r *bufio.Reader) error {
-	a, err := s.admit(h.Seq, int(h.Length))
+	a, err := s.admit(h.Seq, int(h.Length), int(h.Packets))
 	if err != nil {
 		return err
 	}
@@ -400,7 +404,7 @@ func (s *session) write() {
 
 // recycle keeps an answer that has been sent for the next transfer.
 func (s *session) recycle(a *answer) {
-	s.buffered -= len(a.urb.Buffer)
+	s.buffered -= a.cost
 	if a.header.Command == RetSubmit && len(s.free) < 64 && cap(a.urb.Buffer) <= keptBuffer {
 		s.free = append(s.free, a)
 	}
