@@ -57,10 +57,10 @@ func complete(ctx context.Context, t guest.Thread, o *option.CIFS) error {
 }
 
 // modesIdle says that the kernel need not check modes: inside there is one user,
-// who then owns all files, and no mode refuses an owner anything. To check them
-// costs a question after each change of a directory.
+// who then owns all files, and no mode refuses an owner anything, nor root to run a
+// file. To check them costs a question after each change of a directory.
 func modesIdle(uid idMap, o *option.CIFS) bool {
-	return uid.single() && o.FileMode&0o600 == 0o600 && o.DirMode&0o700 == 0o700
+	return uid.single() && o.FileMode&0o700 == 0o700 && o.DirMode&0o700 == 0o700
 }
 
 // owner is an id of an option in the numbers of our own user namespace, or

@@ -28,8 +28,8 @@ func TestModesIdle(t *testing.T) {
 		file, dir uint32
 		want      bool
 	}{
-		{single, 0o755, 0o755, true}, {single, 0o600, 0o700, true}, {many, 0o777, 0o777, false},
-		{single, 0o444, 0o755, false}, {single, 0o666, 0o755, true}, {single, 0o755, 0o555, false}, {single, 0o755, 0o666, false},
+		{single, 0o755, 0o755, true}, {single, 0o700, 0o700, true}, {many, 0o777, 0o777, false},
+		{single, 0o444, 0o755, false}, {single, 0o666, 0o755, false}, // access(X_OK) says no {single, 0o755, 0o555, false}, {single, 0o755, 0o666, false},
 	} {
 		if got := modesIdle(c.uid, &option.CIFS{FileMode: c.file, DirMode: c.dir}); got != c.want {
 			t.Errorf("%v, file_mode=%o, dir_mode=%o: %v", c.uid, c.file, c.dir, got)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
 	"github.com/lxbridge/lx/mount/volume"
@@ -27,6 +28,7 @@ type directory struct {
 	first  int               // number of kept[0]
 	kept   []keptName        // what comes before batch
 	batch  []volume.DirEntry // a Node is nil once it was given on
+	came   time.Time         // when the server told batch
 	back   volume.DirEntry   // the kept name that is asked for again
 	eof    bool
 }
@@ -140,6 +142,10 @@ func (f *FS) next(ctx context.Context, d *directory) error {
 	}
 	f.keep(d)
 	batch, err := d.stream.Next(ctx)
+	d.came = time.Now()
+	if s, ok := d.stream.(volume.Dated); ok {
+		d.came = s.Came()
+	}
 	if errors.Is(err, io.EOF) {
 		d.eof = true
 		return nil
@@ -251,11 +257,17 @@ func (f *FS) ReadDir(ctx context.Context, _, fh, off uint64, sink fuse.DirSink) 
 }
 
 // ReadDirPlus implements fuse.ReadDirPluser: entries come with their
-// attributes, so that a listing costs no look-ups.
+// attributes, so that a listing costs no look-ups. Of what was listed so long
+// ago that it does not count any more the kernel is to ask again.
 func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPlusSink) syscall.Errno {
 	return f.walk(ctx, fh, off, func(d *directory, e *volume.DirEntry, off uint64) bool {
 		if !sink.Fits(e.Name) {
 			return false
+		}
+		age := time.Since(d.came)
+		if e.Node != nil && f.opts.AttrTimeout > 0 && age >= f.opts.AttrTimeout {
+			f.vol.Forget(e.Node)
+			e.Node = nil
 		}
 		if e.Node == nil {
 			sink.Add(f.dirEntry(d, e, off), fuse.Entry{})
@@ -263,7 +275,9 @@ func (f *FS) ReadDirPlus(ctx context.Context, _, fh, off uint64, sink fuse.DirPl
 		}
 		i, a := f.intern(d.ino, e.Name, e.Node, e.Attr, d.asked)
 		e.Node = nil
-		sink.Add(fuse.DirEntry{Name: e.Name, Ino: i.ino, Off: off, Type: direntType(e.Type)}, f.entry(i, a))
+		told := f.entry(i, a)
+		told.EntryValid, told.AttrValid = max(0, told.EntryValid-age), max(0, told.AttrValid-age)
+		sink.Add(fuse.DirEntry{Name: e.Name, Ino: i.ino, Off: off, Type: direntType(e.Type)}, told)
 		return true
 	})
 }

@@ -363,3 +363,61 @@ func TestSlowListing(t *testing.T) {
 	}
 	b.end(nil)
 }
+
+// early is a volume whose listings came some time before they are used.
+type early struct {
+	volume.Volume
+	age time.Duration
+}
+
+type earlyStream struct {
+	volume.DirStream
+	came time.Time
+}
+
+func (v early) ReadDir(ctx context.Context, dir volume.Node) (volume.DirStream, error) {
+	s, err := v.Volume.ReadDir(ctx, dir)
+	return earlyStream{s, time.Now().Add(-v.age)}, err
+}
+
+func (s earlyStream) Came() time.Time { return s.came }
+
+// ages takes entries with how long they count.
+type ages struct{ entries []fuse.Entry }
+
+func (a *ages) Fits(string) bool                  { return true }
+func (a *ages) Add(_ fuse.DirEntry, e fuse.Entry) { a.entries = append(a.entries, e) }
+
+// TestListingAges: what readdir(3) tells of a file counts from when the server
+// told it, however late the program reads on.
+func TestListingAges(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit, age time.Duration
+		told       bool
+		most       time.Duration
+	}{
+		"fresh":       {time.Hour, 0, true, time.Hour},
+		"aged":        {time.Hour, 40 * time.Minute, true, 20 * time.Minute},
+		"too old":     {time.Hour, time.Hour, false, 0},
+		"never cache": {-1, time.Hour, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, Options{AttrTimeout: c.limit, EntryTimeout: c.limit})
+			b.elsewhere("f", 0, []byte("x"))
+			b.fs.vol = early{b.fs.vol, c.age}
+			o, no := b.fs.Opendir(b.ctx, fuse.RootID, 0)
+			b.ok("opendir", no)
+			s := &ages{}
+			b.ok("readdirplus", b.fs.ReadDirPlus(b.ctx, fuse.RootID, o.FH, 0, s))
+			e := s.entries[2]
+			if told := e.Node != 0; told != c.told || e.AttrValid > c.most || e.EntryValid > c.most || c.most-e.AttrValid > time.Minute {
+				t.Errorf("told %v, for %v and %v; want %v, %v", told, e.EntryValid, e.AttrValid, c.told, c.most)
+			}
+			if e.Node != 0 {
+				b.fs.Forget(e.Node, 1)
+			}
+			b.fs.Releasedir(fuse.RootID, o.FH)
+			b.end(nil)
+		})
+	}
+}

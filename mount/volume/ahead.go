@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
 )
@@ -17,18 +18,20 @@ type ahead struct {
 	v      Volume
 	coming chan batch // of the one on its way; nil where there is none
 	cancel context.CancelFunc
+	came   time.Time // when what Next answered last came
 }
 
 type batch struct {
 	entries []DirEntry
 	err     error
+	came    time.Time
 }
 
 // Next implements DirStream.
 func (a *ahead) Next(ctx context.Context) ([]DirEntry, error) {
 	var b batch
 	if a.coming == nil {
-		b.entries, b.err = a.DirStream.Next(ctx)
+		b = a.next(ctx)
 	} else {
 		select {
 		case b = <-a.coming:
@@ -38,11 +41,20 @@ func (a *ahead) Next(ctx context.Context) ([]DirEntry, error) {
 			return nil, ctx.Err()
 		}
 	}
+	a.came = b.came
 	if b.err == nil {
 		a.fetch(ctx)
 	}
 	return b.entries, b.err
 }
+
+func (a *ahead) next(ctx context.Context) batch {
+	entries, err := a.DirStream.Next(ctx)
+	return batch{entries, err, time.Now()}
+}
+
+// Came implements Dated.
+func (a *ahead) Came() time.Time { return a.came }
 
 // fetch asks for the next batch on behalf of ctx's caller.
 func (a *ahead) fetch(ctx context.Context) {
@@ -53,10 +65,7 @@ func (a *ahead) fetch(ctx context.Context) {
 	own, a.cancel = context.WithCancel(own)
 	coming := make(chan batch, 1)
 	a.coming = coming
-	go func() {
-		entries, err := a.DirStream.Next(own)
-		coming <- batch{entries, err}
-	}()
+	go func() { coming <- a.next(own) }()
 }
 
 // Close implements DirStream. It waits for the batch that is on its way.

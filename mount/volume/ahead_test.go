@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/lxbridge/lx/core/fuse"
 )
@@ -117,4 +119,24 @@ func TestAheadGivenUp(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestAheadDated: what was fetched ahead is as old as its answer, not as its use.
+func TestAheadDated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := Ahead(&forgetful{}, &batches{left: 2, asked: make(chan fuse.Caller, 10)}).(Dated)
+		for _, want := range []time.Duration{0, time.Minute} {
+			if _, err := s.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if age := time.Since(s.Came()); age != want {
+				t.Errorf("a batch is %v old, want %v", age, want)
+			}
+			synctest.Wait()
+			time.Sleep(time.Minute)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -99,6 +99,13 @@ type DirStream interface {
 	Close() error
 }
 
+// Dated is a DirStream that is ahead: Came says when the batch that Next answered
+// last came from the server. That of others came just then.
+type Dated interface {
+	DirStream
+	Came() time.Time
+}
+
 // DirEntry is a name found by ReadDir. Where Node is not nil, Attr is complete
 // and the entry counts as a Lookup: the layer forgets the Node in time.
 type DirEntry struct {
