@@ -15,6 +15,11 @@ import (
 	"github.com/lxbridge/lx/mount/volume"
 )
 
+// lacking says whether err is that of a server without links of a kind.
+func lacking(err error) bool {
+	return volume.Errno(err) == syscall.EPERM || volume.Errno(err) == syscall.EOPNOTSUPP
+}
+
 func (c *contract) symlink() {
 	s, ok := c.v.(volume.Symlinker)
 	r, ok2 := c.v.(volume.Readlinker)
@@ -23,8 +28,8 @@ func (c *contract) symlink() {
 	}
 	for _, target := range []string{"x", "../up/and a space", strings.Repeat("t", 1000), "/abs/ünï"} {
 		n, a, err := s.Symlink(c.ctx, c.dir, "l", target)
-		if volume.Errno(err) == syscall.EPERM || volume.Errno(err) == syscall.EOPNOTSUPP {
-			return // this server has none
+		if lacking(err) {
+			return
 		}
 		c.must(err)
 		if a.Mode&syscall.S_IFMT != syscall.S_IFLNK || a.Size != uint64(len(target)) {
@@ -59,7 +64,7 @@ func (c *contract) link() {
 	c.must(err)
 	defer c.v.Forget(n)
 	a, err := l.Link(c.ctx, n, c.dir, "g")
-	if volume.Errno(err) == syscall.EPERM || volume.Errno(err) == syscall.EOPNOTSUPP {
+	if lacking(err) {
 		return
 	}
 	c.must(err)
@@ -81,7 +86,7 @@ func (c *contract) mknod() {
 	}
 	for name, mode := range map[string]uint32{"fifo": syscall.S_IFIFO, "sock": syscall.S_IFSOCK, "file": syscall.S_IFREG} {
 		n, a, err := m.Mknod(c.ctx, c.dir, name, mode|0o600, 0)
-		if no := volume.Errno(err); no == syscall.EPERM || no == syscall.EOPNOTSUPP {
+		if lacking(err) {
 			continue
 		}
 		c.must(err)
