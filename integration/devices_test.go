@@ -135,8 +135,7 @@ func TestDevices(t *testing.T) {
 	})
 	t.Run("adb", func(t *testing.T) {
 		w := w.in(t)
-		// Not adb push: version 29 takes its own empty packet after a full one for a failure
-		// where it is built on libusb.
+		// Not adb push: version 29 with libusb was seen to fail where a piece is whole packets.
 		out := w.must("adb start-server 2>&1; adb -s ADB0001 wait-for-device; adb devices; adb -s ADB0001 shell id; adb kill-server")
 		if !strings.Contains(out, "ADB0001\tdevice") || !strings.Contains(out, "ran id") {
 			t.Errorf("adb: %s", out)

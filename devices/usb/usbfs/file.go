@@ -177,6 +177,14 @@ func (f *file) next(ctx context.Context, wait bool) (*async, syscall.Errno) {
 	}
 }
 
+// back gives back what next answered.
+func (f *file) back(a *async) {
+	f.mu.Lock()
+	f.finished = slices.Insert(f.finished, 0, a)
+	f.mu.Unlock()
+	f.wake()
+}
+
 // discard cancels the URB of that address and waits until it is finished. EINVAL:
 // there is none.
 func (f *file) discard(addr uint64) syscall.Errno {

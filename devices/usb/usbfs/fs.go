@@ -23,6 +23,8 @@ type FS struct {
 	host   *host.Host
 	memory *budget
 	notify func(kh uint64)
+	// touching has an element for each thread at callers' memory.
+	touching chan struct{}
 
 	mu    sync.Mutex // guards what follows
 	files map[uint64]*file
@@ -31,7 +33,7 @@ type FS struct {
 
 // New makes a file system of h's devices. NotifyBy has to be called before it is served.
 func New(h *host.Host) *FS {
-	return &FS{host: h, memory: &total, files: map[uint64]*file{}}
+	return &FS{host: h, memory: &budget{limit: envBudget, above: &total}, touching: make(chan struct{}, maxTouching), files: map[uint64]*file{}}
 }
 
 // Config is how a Server has to serve an FS.

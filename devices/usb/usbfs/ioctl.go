@@ -88,10 +88,34 @@ func (c *call) read(b []byte) syscall.Errno {
 		copy(b, c.in)
 		return 0
 	}
-	return readMemory(c.tid, c.arg, b)
+	return c.readMemory(c.arg, b)
 }
 
-func (c *call) write(b []byte) syscall.Errno { return writeMemory(c.tid, c.arg, b) }
+func (c *call) write(b []byte) syscall.Errno { return c.writeMemory(c.arg, b) }
+
+// readMemory fills b from the caller's memory.
+func (c *call) readMemory(addr uint64, b []byte) syscall.Errno {
+	if errno := c.fs.touch(c.ctx); errno != 0 {
+		return errno
+	}
+	defer c.fs.touched()
+	return readMemory(c.tid, addr, b)
+}
+
+func (c *call) writeMemory(addr uint64, b []byte) syscall.Errno {
+	var s scatter
+	s.add(addr, b)
+	return c.scatter(&s)
+}
+
+// scatter writes s to the caller's memory.
+func (c *call) scatter(s *scatter) syscall.Errno {
+	if errno := c.fs.touch(c.ctx); errno != 0 {
+		return errno
+	}
+	defer c.fs.touched()
+	return s.write(c.tid)
+}
 
 // number does the ioctls that take one number.
 func (c *call) number(ioctl, n uint32) syscall.Errno {
@@ -170,7 +194,7 @@ func (c *call) getDriver() syscall.Errno {
 	}
 	name := make([]byte, driverSize)
 	copy(name, driverName)
-	return writeMemory(c.tid, c.arg+4, name)
+	return c.writeMemory(c.arg+4, name)
 }
 
 func (c *call) disconnectClaim() syscall.Errno {
@@ -243,7 +267,7 @@ const maxStreams = 65536
 
 func (c *call) streams(alloc bool) (int32, syscall.Errno) {
 	var head [8]byte
-	if errno := readMemory(c.tid, c.arg, head[:]); errno != 0 {
+	if errno := c.readMemory(c.arg, head[:]); errno != 0 {
 		return 0, errno
 	}
 	n, count := ne.Uint32(head[:]), ne.Uint32(head[4:])
@@ -251,7 +275,7 @@ func (c *call) streams(alloc bool) (int32, syscall.Errno) {
 		return 0, syscall.EINVAL
 	}
 	raw := make([]byte, count)
-	if errno := readMemory(c.tid, c.arg+8, raw); errno != 0 {
+	if errno := c.readMemory(c.arg+8, raw); errno != 0 {
 		return 0, errno
 	}
 	var eps []usb.Address
@@ -323,7 +347,7 @@ func (c *call) transfer(u *usb.URB, n int, ms uint32, data uint64) (int32, sysca
 	defer free(memory)
 	u.Buffer = *memory
 	if !u.In() {
-		if errno := readMemory(c.tid, data, u.Buffer); errno != 0 {
+		if errno := c.readMemory(data, u.Buffer); errno != 0 {
 			return 0, errno
 		}
 	}
@@ -340,7 +364,7 @@ func (c *call) transfer(u *usb.URB, n int, ms uint32, data uint64) (int32, sysca
 	case err != nil:
 		return 0, errnoOf(err)
 	case u.In():
-		return int32(u.Actual), writeMemory(c.tid, data, u.Buffer[:u.Actual])
+		return int32(u.Actual), c.writeMemory(data, u.Buffer[:u.Actual])
 	}
 	return int32(u.Actual), 0
 }
@@ -348,7 +372,7 @@ func (c *call) transfer(u *usb.URB, n int, ms uint32, data uint64) (int32, sysca
 // submit begins a URB.
 func (c *call) submit() syscall.Errno {
 	b := make([]byte, c.layout.urb.size)
-	if errno := readMemory(c.tid, c.arg, b); errno != 0 {
+	if errno := c.readMemory(c.arg, b); errno != 0 {
 		return errno
 	}
 	s := c.layout.submission(b)
@@ -390,7 +414,7 @@ func (c *call) submit() syscall.Errno {
 	a.Buffer = *a.memory
 	errno := syscall.Errno(0)
 	if !a.In() {
-		errno = readMemory(c.tid, a.data, a.Buffer)
+		errno = c.readMemory(a.data, a.Buffer)
 	}
 	if errno == 0 {
 		errno = c.begin(a)
@@ -421,7 +445,7 @@ func (c *call) setup(a *async, s submission) (int, syscall.Errno) {
 	if s.length < len(raw) {
 		return 0, syscall.EINVAL
 	}
-	if errno := readMemory(c.tid, s.buffer, raw[:]); errno != 0 {
+	if errno := c.readMemory(s.buffer, raw[:]); errno != 0 {
 		return 0, errno
 	}
 	a.Setup = usb.ParseSetup(raw)
@@ -438,7 +462,7 @@ func (c *call) packets(a *async, s submission) (size int, errno syscall.Errno) {
 		return 0, syscall.EINVAL
 	}
 	a.packets = make([]byte, s.packets*packetSize)
-	if errno := readMemory(c.tid, c.arg+uint64(c.layout.urb.size), a.packets); errno != 0 {
+	if errno := c.readMemory(c.arg+uint64(c.layout.urb.size), a.packets); errno != 0 {
 		return 0, errno
 	}
 	for b := a.packets; len(b) > 0; b = b[packetSize:] {
@@ -458,7 +482,6 @@ func (c *call) reap(wait bool) syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
-	defer a.end()
 	var s scatter
 	if a.In() {
 		if a.Kind == usb.Isochronous {
@@ -479,7 +502,12 @@ func (c *call) reap(wait bool) syscall.Errno {
 	}
 	s.add(a.addr+uint64(l.urb.size), a.packets)
 	s.add(c.arg, c.layout.putPtr(a.addr))
-	return s.write(c.tid)
+	if errno = c.scatter(&s); errno == syscall.EINTR { // nothing was told
+		c.back(a)
+		return errno
+	}
+	a.end()
+	return errno
 }
 
 // statusOf is how a URB tells an errno. What was cancelled was so by us, which

@@ -1,6 +1,7 @@
 package usbfs
 
 import (
+	"context"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -12,9 +13,31 @@ import (
 // Bounds on what URBs hold of our memory, as usbfs_memory_mb bounds the kernel's.
 const (
 	fileBudget  = 16 << 20
+	envBudget   = 128 << 20 // so that no environment has all
 	totalBudget = 256 << 20
 	urbCost     = 512 // of a URB beside its buffer
 )
+
+// maxTouching bounds the threads of ours that one environment's memory may hold up:
+// it may be a file's, of a server that never answers.
+const maxTouching = 64
+
+// touch waits for one of them.
+func (f *FS) touch(ctx context.Context) syscall.Errno {
+	select {
+	case f.touching <- struct{}{}:
+		return 0
+	default:
+	}
+	select {
+	case f.touching <- struct{}{}:
+		return 0
+	case <-ctx.Done():
+		return syscall.EINTR
+	}
+}
+
+func (f *FS) touched() { <-f.touching }
 
 // total is what all open files of the process may hold together.
 var total = budget{limit: totalBudget}
@@ -23,18 +46,29 @@ var total = budget{limit: totalBudget}
 type budget struct {
 	limit int64
 	used  atomic.Int64
+	above *budget // of which this is a share; nil: it is none
 }
 
 // take counts n bytes; ENOMEM: they are too many.
 func (b *budget) take(n int) syscall.Errno {
+	errno := syscall.Errno(0)
 	if b.used.Add(int64(n)) > b.limit {
-		b.used.Add(-int64(n))
-		return syscall.ENOMEM
+		errno = syscall.ENOMEM
+	} else if b.above != nil {
+		errno = b.above.take(n)
 	}
-	return 0
+	if errno != 0 {
+		b.used.Add(-int64(n))
+	}
+	return errno
 }
 
-func (b *budget) give(n int) { b.used.Add(-int64(n)) }
+func (b *budget) give(n int) {
+	b.used.Add(-int64(n))
+	if b.above != nil {
+		b.above.give(n)
+	}
+}
 
 // pools keep buffers by the power of two of their size, up to maxPooled.
 var pools [maxPooledBits + 1]sync.Pool
@@ -106,10 +140,4 @@ func (s *scatter) write(tid int) syscall.Errno {
 		return syscall.EFAULT
 	}
 	return 0
-}
-
-func writeMemory(tid int, addr uint64, b []byte) syscall.Errno {
-	var s scatter
-	s.add(addr, b)
-	return s.write(tid)
 }
