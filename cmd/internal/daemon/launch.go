@@ -45,9 +45,12 @@ func Launch(ctx context.Context, d env.Dirs, st *store.Store, program *os.File, 
 		if o.Map != "" && o.Map != rec.Map {
 			return fmt.Errorf("cannot start %s with the map %q: its files were imported with %q", name, o.Map, rec.Map)
 		}
-		if cfg.Settings.Init == config.InitSystemd {
+		// A guest may mount control groups, by which it sees those below its own: where
+		// they are its user's, it gets one of its own. Root's are nobody's inside.
+		systemd := cfg.Settings.Init == config.InitSystemd
+		if systemd || os.Geteuid() != 0 {
 			var why *env.NotDelegated
-			if cfg.Groups, err = env.DelegatedGroup(os.Getpid()); errors.As(err, &why) {
+			if cfg.Groups, err = env.DelegatedGroup(os.Getpid()); errors.As(err, &why) && systemd {
 				return hinted{fmt.Errorf("cannot start %s with init = %q: %w", name, cfg.Settings.Init, err), cmp.Or(why.Remedy, "lx service import UNIT  runs a distribution's units without its init")}
 			}
 		}
