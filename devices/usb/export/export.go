@@ -4,6 +4,7 @@ package export
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,6 +24,7 @@ import (
 type Device struct {
 	usbip.DeviceInfo
 	Manufacturer, Name, Serial string
+	classes                    []uint8 // of all its configurations and settings
 }
 
 // String is the device for people.
@@ -84,6 +86,7 @@ func scan(sys fs.FS, name string) (Device, bool) {
 	}}
 	ok := !a.failed
 	d.Configuration = uint8(a.number("bConfigurationValue", 10, 8)) // empty where there is none
+	d.classes = a.classes()
 	d.Manufacturer, d.Name, d.Serial = a.text("manufacturer"), a.text("product"), a.text("serial")
 	return d, ok
 }
@@ -101,6 +104,30 @@ func (a *attributes) text(name string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// classes are those of all interfaces, also where the device is not configured so: a
+// client may do that. A device whose descriptors cannot be read is not given anyway.
+func (a *attributes) classes() (classes []uint8) {
+	b, err := fs.ReadFile(a.sys, path.Join(a.dir, "descriptors"))
+	if err != nil {
+		return nil
+	}
+	const device, head = 18, 9
+	for b = b[min(device, len(b)):]; len(b) >= head; {
+		n := min(max(head, int(binary.LittleEndian.Uint16(b[2:]))), len(b))
+		c, err := usb.ParseConfiguration(b[:n])
+		if err != nil {
+			return classes
+		}
+		for _, i := range c.Interfaces {
+			for _, s := range i.Alternates {
+				classes = append(classes, s.Class)
+			}
+		}
+		b = b[n:]
+	}
+	return classes
 }
 
 func (a *attributes) number(name string, base, bits int) uint64 {

@@ -2,9 +2,12 @@ package export
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
+	"github.com/lxbridge/lx/devices/usb"
 	"github.com/lxbridge/lx/devices/usb/usbip"
 )
 
@@ -93,6 +96,25 @@ func TestRules(t *testing.T) {
 	for _, rule := range []string{"", "vidpid", "vidpid=", "vidpid=18d1", "vidpid=x:y", "vidpid=18d1:4ee7,vidpid=18d1:4ee8", "class=3", "serial=A,", "any,path=1"} {
 		if r, err := ParseRule(rule); err == nil {
 			t.Errorf("%q is read as %+v", rule, r)
+		}
+	}
+}
+
+// TestUnconfigured: what a device would be in a configuration that it is not in counts.
+func TestUnconfigured(t *testing.T) {
+	sys := sysfs()
+	for name := range sys {
+		if strings.HasPrefix(name, "1-2:") {
+			delete(sys, name)
+		}
+	}
+	vendor := []byte{9, usb.DescConfiguration, 18, 0, 1, 1, 0, 0x80, 50, 9, usb.DescInterface, 0, 0, 0, 0xff, 0, 0, 0}
+	keyboard := []byte{9, usb.DescConfiguration, 18, 0, 1, 2, 0, 0x80, 50, 9, usb.DescInterface, 0, 0, 0, classHID, 1, 1, 0}
+	sys["1-2/descriptors"] = &fstest.MapFile{Data: slices.Concat(make([]byte, 18), vendor, keyboard)}
+	l := &Local{Sys: sys, Rules: []Rule{Any}}
+	for _, d := range l.List(nil) {
+		if d.BusID == "1-2" {
+			t.Error("a device is given that can be a keyboard")
 		}
 	}
 }

@@ -79,7 +79,7 @@ func (r Rule) Allows(d Device) bool {
 }
 
 func (d Device) delicate() bool {
-	classes := []uint8{d.Class}
+	classes := append([]uint8{d.Class}, d.classes...)
 	for _, i := range d.Interfaces {
 		classes = append(classes, i.Class)
 	}

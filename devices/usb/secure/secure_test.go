@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -330,5 +331,39 @@ func TestStore(t *testing.T) {
 	}
 	if ok, err := a.trusts(b.Own(), "lab"); ok || err == nil {
 		t.Error("a damaged file of peers is trusted")
+	}
+}
+
+// TestManyProcesses: who opens the keys at the same time has the same one, and no peer
+// gets lost.
+func TestManyProcesses(t *testing.T) {
+	const n = 20
+	dir := t.TempDir()
+	stores := make([]*Store, n)
+	var group sync.WaitGroup
+	for i := range stores {
+		group.Go(func() {
+			s, err := OpenStore(dir)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := s.Trust(Fingerprint{byte(i)}, fmt.Sprint("host", i)); err != nil {
+				t.Error(err)
+			}
+			stores[i] = s
+		})
+	}
+	group.Wait()
+	if t.Failed() {
+		return
+	}
+	for _, s := range stores {
+		if s.Own() != stores[0].Own() {
+			t.Error("two have different keys")
+		}
+	}
+	if peers, err := stores[0].Peers(); err != nil || len(peers) != n {
+		t.Errorf("%d peers are left of %d, %v", len(peers), n, err)
 	}
 }

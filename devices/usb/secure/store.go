@@ -17,8 +17,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Fingerprint is a machine's public key.
@@ -34,14 +35,25 @@ type Store struct {
 	dir         string
 	certificate tls.Certificate
 	own         Fingerprint
-
-	mu sync.Mutex // of the file of peers
 }
 
 const (
 	keyFile   = "key.pem"
 	peersFile = "peers"
+	lockFile  = "lock"
 )
+
+// lock keeps the user's other processes from changing the directory's files.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the keys: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot lock the keys: %w", err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
 
 // OpenStore reads the key from a directory that is the user's alone, and makes both
 // where they are missing.
@@ -89,7 +101,17 @@ func readKey(name string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
+// makeKey makes the key, unless another process has made it meanwhile.
 func makeKey(dir string) (ed25519.PrivateKey, error) {
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	name := filepath.Join(dir, keyFile)
+	if key, err := readKey(name); !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a key: %w", err)
@@ -98,11 +120,10 @@ func makeKey(dir string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a key: %w", err)
 	}
-	name := filepath.Join(dir, keyFile)
 	if err := replaceFile(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, fmt.Errorf("cannot keep a key: %w", err)
 	}
-	return readKey(name) // another's, made meanwhile, may have won
+	return key, nil
 }
 
 // replaceFile writes a file of the user's alone, whole or not at all.
@@ -181,8 +202,11 @@ func (s *Store) change(name string, add *Peer) error {
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return fmt.Errorf("%q is no name of a peer: expected a host's", name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	unlock, err := lock(s.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	list, err := s.Peers()
 	if err != nil {
 		return err
