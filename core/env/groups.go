@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,11 +121,18 @@ func sweepGroups(parent string) error {
 	}
 	for _, e := range list {
 		dir := filepath.Join(parent, e.Name())
-		if strings.HasPrefix(e.Name(), groupPrefix) && !populated(dir) {
+		if strings.HasPrefix(e.Name(), groupPrefix) && !populated(dir) && !anothers(e.Name()) {
 			removeGroups(dir)
 		}
 	}
 	return nil
+}
+
+// anothers says that a group is of another daemon that lives, and may be about to
+// start an environment there.
+func anothers(name string) bool {
+	pid, err := strconv.Atoi(name[strings.LastIndexByte(name, '-')+1:])
+	return err == nil && pid != os.Getpid() && !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 }
 
 // makeGroups makes the groups of the environment name below parent, for root of m.

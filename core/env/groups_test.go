@@ -66,12 +66,15 @@ func TestDelegatedGroup(t *testing.T) {
 	}
 }
 
-// TestMakeGroups: what ended environments left is removed, with what was in it.
+// TestMakeGroups: what ended environments left is removed, with what was in it, but not
+// what another daemon has just made.
 func TestMakeGroups(t *testing.T) {
 	parent := t.TempDir()
 	left := filepath.Join(parent, "lx-old", "guests", "system.slice", "x.service")
 	other := filepath.Join(parent, "other", "lx-x")
-	for _, dir := range []string{left, other} {
+	theirs := filepath.Join(parent, fmt.Sprint("lx-theirs-", os.Getppid())) // another daemon, about to start one
+	dead := filepath.Join(parent, "lx-dead-999999999")
+	for _, dir := range []string{left, other, theirs, dead} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +93,8 @@ func TestMakeGroups(t *testing.T) {
 	if err != nil || dir != filepath.Join(parent, made) {
 		t.Errorf("%s, %v", dir, err)
 	}
-	for name, want := range map[string]bool{"lx-old": false, "other/lx-x": true, "lx-used/guests": true, made + "/guests": true} {
+	for name, want := range map[string]bool{"lx-old": false, "other/lx-x": true, "lx-used/guests": true, made + "/guests": true,
+		filepath.Base(theirs): true, filepath.Base(dead): false} {
 		if _, err := os.Stat(filepath.Join(parent, name)); (err == nil) != want {
 			t.Errorf("%s: %v", name, err)
 		}
