@@ -111,7 +111,7 @@ func TestImport(t *testing.T) {
 	w.ok("import", "small", w.rootTar())
 	same(t, "who and where", w.ok("-d", "small", "sh", "-c", "id -u; hostname; pwd; echo $HOME $USER; cat /etc/os-release"), "0\nsmall\n/root\n/root root\nID=small")
 	same(t, "the first process", w.ok("-d", "small", "sh", "-c", "ls /proc | grep -c '^1$'; readlink /proc/1/exe | cut -c1-9"), "1\n/memfd:lx")
-	same(t, "devices", w.ok("-d", "small", "sh", "-c", "echo x >/dev/null && ls /dev"), "core\nfd\nfull\nfuse\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero")
+	same(t, "devices", w.ok("-d", "small", "sh", "-c", "echo x >/dev/null && ls /dev"), "core\nfd\nfull\nfuse\nlog\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero")
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
 		t.Fatal(err)

@@ -120,9 +120,9 @@ func TestTargets(t *testing.T) {
 			w.must("cd ~/t && " + cmd("real") + " && cat real/hello && umount real")
 			w.must("cd ~/t/real && " + cmd(".") + " && cat ~/t/real/hello && umount ~/t/real")
 			w.must("cd ~/t && " + cmd("link") + " && cat real/hello && findmnt ~/t/real && umount link")
-			// On a mount, and over a mount.
+			// On a mount, and over another mount.
 			w.must("cd ~/t && " + cmd("real") + " && " + cmd("real/sub") + " && cat real/sub/hello && umount real/sub && cat real/sub/below && umount real")
-			w.must("cd ~/t && " + cmd("real") + " && " + cmd("real") + " && umount real && cat real/hello && umount real")
+			w.must("cd ~/t && " + cmd("real") + " && " + cmd("real") + ",file_mode=0640 && umount real && cat real/hello && umount real")
 			// In another root and another mount namespace.
 			w.must("unshare -m sh -ec 'cd ~/t; " + cmd("real") + "; cat real/hello'")
 			same(t, "mounts outside the namespace", w.mounted(), 0)
