@@ -93,7 +93,7 @@ func (b *bench) busyboxRoot() (string, error) {
 	return root, os.WriteFile(filepath.Join(root, "etc", "passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644)
 }
 
-// prompt is the milliseconds until a terminal's first output.
+// prompt is the milliseconds until a terminal shows the shell's prompt.
 func (b *bench) prompt(argv ...string) (float64, error) {
 	cmd := b.command(argv...)
 	start := time.Now()
@@ -102,14 +102,20 @@ func (b *bench) prompt(argv ...string) (float64, error) {
 		return 0, err
 	}
 	defer tty.Close()
-	text := make([]byte, 256)
-	n, err := tty.Read(text)
+	// The shell's greeting comes first, at once or on its own.
+	var text []byte
+	for err == nil && len(text) < 4096 && !bytes.ContainsAny(text, "#$") {
+		part := make([]byte, 256)
+		var n int
+		n, err = tty.Read(part)
+		text = append(text, part[:n]...)
+	}
 	took := float64(time.Since(start).Microseconds()) / 1e3
 	if err == nil {
 		_, err = tty.WriteString("exit\n")
 	}
-	if err != nil || !bytes.ContainsAny(text[:n], "#$") {
-		return 0, errors.Join(fmt.Errorf("%q instead of a prompt", text[:n]), err, cmd.Process.Kill(), cmd.Wait())
+	if err != nil || !bytes.ContainsAny(text, "#$") {
+		return 0, errors.Join(fmt.Errorf("%q instead of a prompt", text), err, cmd.Process.Kill(), cmd.Wait())
 	}
 	return took, cmd.Wait()
 }
