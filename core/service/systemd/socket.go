@@ -60,7 +60,7 @@ func convertSocket(full string, entries []entry) (sockets []service.Socket, unit
 		return nil, "", nil, errors.New("it has no ListenStream= or ListenDatagram=")
 	}
 	if !strings.HasSuffix(unit, ".service") {
-		return nil, "", nil, fmt.Errorf("Service=%s: want a .service", unit)
+		return nil, "", nil, fmt.Errorf("its Service=%s is no .service", unit)
 	}
 	for i := range sockets {
 		sockets[i].Name, sockets[i].OnDemand = name, true

@@ -177,7 +177,7 @@ func TestSocket(t *testing.T) {
 		"[Socket]\nListenFIFO=/x":              "not supported",
 		"[Socket]\nAccept=no":                  "no ListenStream=",
 		"[Socket]\nListenStream=1":             "cannot import x.service: no such unit",
-		"[Socket]\nListenStream=1\nService=x":  "want a .service",
+		"[Socket]\nListenStream=1\nService=x":  "its Service=x is no .service",
 	} {
 		if _, err := Import([]string{tree(t, map[string]string{"x.socket": text})}, "x.socket"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
