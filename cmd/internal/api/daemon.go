@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -15,11 +14,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxbridge/lx/cmd/internal/owner"
 	"github.com/lxbridge/lx/core/env"
 	"github.com/lxbridge/lx/core/ns"
 	"github.com/lxbridge/lx/core/updates"
@@ -64,10 +63,6 @@ type Daemon struct {
 	dirs env.Dirs
 	http http.Client
 }
-
-// ReadyFD is the descriptor on which a daemon says that it listens: a line,
-// empty, or why it does not.
-const ReadyFD = 3
 
 // Dial makes a client of the daemon; ErrNotRunning where there is none.
 func Dial(ctx context.Context, d env.Dirs) (*Daemon, error) {
@@ -119,7 +114,7 @@ func start(ctx context.Context, d env.Dirs) (*Daemon, error) {
 	if Manager() {
 		err = launchManaged(ctx, d)
 	} else {
-		err = launchPlain(ctx, d)
+		err = owner.Detach(ctx, d, env.DaemonName, env.RoleDaemon, "`lx daemon logs`")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the daemon: %w", err)
@@ -157,40 +152,6 @@ func launchManaged(ctx context.Context, d env.Dirs) error {
 		return fmt.Errorf("systemd-run --user: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
-}
-
-// launchPlain starts the daemon in a session of its own.
-func launchPlain(ctx context.Context, d env.Dirs) error {
-	logFile, err := env.OpenLog(d.Log(env.DaemonName))
-	if err != nil {
-		return err
-	}
-	defer logFile.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{env.RoleDaemon}
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { r.Close() })()
-	line, err := bufio.NewReader(r).ReadString('\n')
-	if err != nil {
-		return errors.Join(errors.New("it ended; see `lx daemon logs`"), cmd.Process.Kill(), ctx.Err())
-	}
-	if why := strings.TrimSpace(line); why != "" {
-		return errors.New(why)
-	}
-	return cmd.Process.Release()
 }
 
 // Status asks who the daemon is.

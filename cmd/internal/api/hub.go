@@ -1,19 +1,15 @@
 package api
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
-	"strings"
-	"syscall"
 	"time"
 
+	"github.com/lxbridge/lx/cmd/internal/owner"
 	"github.com/lxbridge/lx/core/env"
 )
 
@@ -97,44 +93,10 @@ func ConnectHub(ctx context.Context, d env.Dirs) (*Hub, error) {
 	if h, err := DialHub(ctx, d); !errors.Is(err, env.ErrNotRunning) {
 		return h, err
 	}
-	if err := launchHub(ctx, d); err != nil {
+	if err := owner.Detach(ctx, d, env.HubName, RoleHub, d.Log(env.HubName)); err != nil {
 		return nil, fmt.Errorf("cannot start the device hub: %w", err)
 	}
 	return DialHub(ctx, d)
-}
-
-// launchHub starts this program as the hub, in a session of its own.
-func launchHub(ctx context.Context, d env.Dirs) error {
-	logFile, err := env.OpenLog(d.Log(env.HubName))
-	if err != nil {
-		return err
-	}
-	defer logFile.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{RoleHub}
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { r.Close() })()
-	line, err := bufio.NewReader(r).ReadString('\n')
-	if err != nil {
-		return errors.Join(fmt.Errorf("it ended; see %s", d.Log(env.HubName)), cmd.Process.Kill(), ctx.Err())
-	}
-	if why := strings.TrimSpace(line); why != "" {
-		return errors.New(why)
-	}
-	return cmd.Process.Release()
 }
 
 // StopHub ends the hub, and all attachments, and returns when it is gone. It succeeds

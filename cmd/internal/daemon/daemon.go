@@ -14,12 +14,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxbridge/lx/cmd/internal/api"
 	"github.com/lxbridge/lx/cmd/internal/owner"
 	"github.com/lxbridge/lx/core/config"
 	"github.com/lxbridge/lx/core/env"
@@ -28,19 +26,7 @@ import (
 
 // Main is the detached daemon; it answers the exit code. version is lx's.
 func Main(version string) int {
-	unix.CloseOnExec(api.ReadyFD)
-	ready := os.NewFile(api.ReadyFD, "ready")
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	err := Serve(ctx, version, func() {
-		fmt.Fprintln(ready)
-		ready.Close()
-	})
-	if err != nil {
-		fmt.Fprintln(ready, err)
-		return 1
-	}
-	return 0
+	return owner.Run(func(ctx context.Context, ready func()) error { return Serve(ctx, version, ready) })
 }
 
 type daemon struct {

@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,27 +23,12 @@ import (
 	"github.com/lxbridge/lx/devices/usb/host"
 )
 
-// readyFD is where the hub says that it listens: a line, empty, or why it does not.
-const readyFD = 3
-
 // idleTime is how long a hub without attachments waits for the next.
 const idleTime = 10 * time.Second
 
 // Main is the hub; it answers the exit code. version is lx's.
 func Main(version string) int {
-	unix.CloseOnExec(readyFD)
-	ready := os.NewFile(readyFD, "ready")
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	err := serve(ctx, version, func() {
-		fmt.Fprintln(ready)
-		ready.Close()
-	})
-	if err != nil {
-		fmt.Fprintln(ready, err)
-		return 1
-	}
-	return 0
+	return owner.Run(func(ctx context.Context, ready func()) error { return serve(ctx, version, ready) })
 }
 
 type hub struct {

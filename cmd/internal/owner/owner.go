@@ -1,5 +1,6 @@
-// Package owner makes the sockets of the processes that serve a user: only the
-// user's own processes, outside of environments, may speak to them.
+// Package owner is what the processes that serve a user, daemon and hub, have in
+// common: how they are started, and their sockets, to which only the user's own
+// processes, outside of environments, may speak.
 package owner
 
 import (
