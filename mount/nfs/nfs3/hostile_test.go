@@ -106,13 +106,11 @@ func TestListingForEver(t *testing.T) {
 	}
 }
 
-// TestCommitRefused: what the server refuses to make durable is told once, and
-// not kept for ever.
-func TestCommitRefused(t *testing.T) {
-	const dquot = 69
-	var refusal atomic.Uint32
-	refusal.Store(uint32(syscall.ENOSPC))
-	v := server(t, func(c *rpctest.Call) {
+// uncommitted is a volume of a server that makes one file and takes what is written
+// as not durable yet; commit answers COMMIT, or does not.
+func uncommitted(t *testing.T, commit func(*rpctest.Call)) volume.Volume {
+	t.Helper()
+	return server(t, func(c *rpctest.Call) {
 		switch c.Proc {
 		case procCreate:
 			c.Reply(func(e *xdr.Encoder) {
@@ -133,17 +131,28 @@ func TestCommitRefused(t *testing.T) {
 				}
 			})
 		case procCommit:
-			c.Reply(func(e *xdr.Encoder) {
-				if st := refusal.Load(); st != 0 {
-					e.Uint32(st)
-					e.Uint64(0)
-					return
-				}
-				for _, w := range []uint32{0, 0, 0, 1, 2} {
-					e.Uint32(w)
-				}
-			})
+			commit(c)
 		}
+	})
+}
+
+// TestCommitRefused: what the server refuses to make durable is told once, and
+// not kept for ever.
+func TestCommitRefused(t *testing.T) {
+	const dquot = 69
+	var refusal atomic.Uint32
+	refusal.Store(uint32(syscall.ENOSPC))
+	v := uncommitted(t, func(c *rpctest.Call) {
+		c.Reply(func(e *xdr.Encoder) {
+			if st := refusal.Load(); st != 0 {
+				e.Uint32(st)
+				e.Uint64(0)
+				return
+			}
+			for _, w := range []uint32{0, 0, 0, 1, 2} {
+				e.Uint32(w)
+			}
+		})
 	})
 	n, h := create(t, v, "f")
 	write := func() {
@@ -178,31 +187,10 @@ func TestCommitRefused(t *testing.T) {
 // can be called off.
 func TestCommitHangs(t *testing.T) {
 	asked := make(chan struct{}, 1)
-	v := server(t, func(c *rpctest.Call) {
-		switch c.Proc {
-		case procCreate:
-			c.Reply(func(e *xdr.Encoder) {
-				e.Uint32(0)
-				e.Bool(true)
-				e.String("file")
-				e.Bool(true)
-				attributes(e, 1)
-				e.Uint64(0)
-			})
-		case procWrite:
-			c.Args.Opaque(maxHandle)
-			c.Args.Uint64()
-			n := c.Args.Uint32()
-			c.Reply(func(e *xdr.Encoder) {
-				for _, w := range []uint32{0, 0, 0, n, unstableHow, 1, 2} {
-					e.Uint32(w)
-				}
-			})
-		case procCommit:
-			select {
-			case asked <- struct{}{}:
-			default:
-			}
+	v := uncommitted(t, func(*rpctest.Call) {
+		select {
+		case asked <- struct{}{}:
+		default:
 		}
 	})
 	n, h := create(t, v, "f")
